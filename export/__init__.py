@@ -1,0 +1,1 @@
+"""Modules: trained networks as Reusable SavedModels, published in a hub on disk."""

@@ -1,0 +1,108 @@
+"""The card: a module's README.md, made from its module.json."""
+
+import os
+import shlex
+
+from export import metadata
+from zoo import atomic
+
+TEMPLATE = '''\
+# {{ m.publisher }}/{{ m.name }}/{{ m.version }}
+
+{% if m.kind == 'packed' -%}
+{{ m.experts | length }} experts in one network: residual adapters on a shared baseline, chosen by
+the argument `expert`.
+{%- elif m.kind == 'expert' -%}
+An expert for **{{ m.slice.name }}**: the baseline trained on, with the
+{{ '{:,}'.format(m.slice.examples) }} upstream images of this slice
+({{ m.slice.classes | length }} classes).
+{%- elif m.kind == 'finetuned' -%}
+A classifier for **{{ m.task.name }}** ({{ m.class_names | length }} classes), fine-tuned from
+`{{ m.start.handle }}`{% if m.start.name %}, expert {{ m.start.name }}{% endif %}.
+{%- else -%}
+A baseline: one network trained on all of its upstream data.
+{%- endif %}
+
+| | |
+|---|---|
+| kind | {{ m.kind }} |
+{% if m.preset %}| architecture | {{ m.preset }} (ResNet-v2, GroupNorm, weight standardisation) |
+{% endif -%}
+{% if m.parameters %}| parameters | {{ '{:,}'.format(m.parameters) }} |
+{% endif -%}
+{% if m.upstream %}| upstream data | {{ m.upstream.source }}, split `{{ m.upstream.split }}` |
+{% endif -%}
+| images | {{ m.image_size }} x {{ m.image_size }}, any other size works too |
+{% if m.kind != 'finetuned' %}| output | float32 [batch, {{ m.features }}] |
+{% endif -%}
+{% if m.parent %}| baseline | `{{ m.parent[:16] }}` (fingerprint) |
+{% endif -%}
+{% if m.cost %}| training | {{ '%.0f' % m.cost.seconds }} s, {{ '{:,}'.format(m.cost.images) }} images |
+{% endif -%}
+| licence | {{ m.licence or 'not stated' }} |
+| fingerprint | `{{ m.fingerprint[:16] }}` |
+{% if m.scores and m.kind == 'baseline' %}
+On {{ '{:,}'.format(m.scores.held_out_examples) }} held-out upstream images: top-1
+{{ '%.1f' % (100 * m.scores.top1) }}%, top-5 {{ '%.1f' % (100 * m.scores.top5) }}%.
+{% endif -%}
+{% if m.scores and m.kind == 'expert' %}
+On {{ '{:,}'.format(m.scores.held_out_examples) }} held-out images of the slice: top-1
+{{ '%.1f' % (100 * m.scores.slice_top1) }}%, where the baseline has
+{{ '%.1f' % (100 * m.scores.baseline_slice_top1) }}% among the same classes.
+{% endif -%}
+{% if m.kind == 'finetuned' %}
+Test accuracy {{ '%.1f' % (100 * m.scores.test_accuracy) }}% on
+{{ '{:,}'.format(m.scores.test_examples) }} images (95% interval
+{{ '%.1f' % (100 * m.scores.interval[0]) }} to {{ '%.1f' % (100 * m.scores.interval[1]) }}%).
+{% endif -%}
+{% if m.experts %}
+| expert | slice | classes | images | baseline on the slice | expert on the slice |
+|---:|---|---:|---:|---:|---:|
+{% for e in m.experts -%}
+| {{ loop.index0 }} | {{ e.name }} | {{ e.slice.classes | length }} | {{ '{:,}'.format(e.slice.examples) }} | {{ '%.1f' % (100 * e.scores.baseline_slice_top1) }}% | {{ '%.1f' % (100 * e.scores.slice_top1) }}% |
+{% endfor -%}
+{% endif %}
+## Use
+
+```python
+{% if m.kind == 'finetuned' -%}
+import tensorflow as tf
+
+model = tf.saved_model.load(path_of_this_folder)
+probabilities = model(images)  # uint8 [batch, height, width, 3] of any size
+names = model.class_names.numpy()  # in the order of the columns
+{%- else -%}
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer(path_of_this_folder, trainable=True
+{%- if m.kind == 'packed' %}, arguments={'expert': 0}{% endif %})
+embeddings = layer(images)  # float32 [batch, height, width, 3] in [0, 1]
+{%- endif %}
+```
+{% if m.command %}
+## Made with
+
+```
+{{ command }}
+```
+{% endif -%}
+'''
+
+
+def render(values):
+  """The card of a module as Markdown.
+
+  Args:
+    values: its module.json.
+  """
+  import jinja2
+  environment = jinja2.Environment(undefined=jinja2.ChainableUndefined, trim_blocks=False)
+  command = ' '.join(
+      part if part == '&&' else shlex.quote(os.path.basename(part) if i == 0 else part)
+      for i, part in enumerate(values.get('command') or ()))
+  return environment.from_string(TEMPLATE).render(m=values, command=command)
+
+
+def write(path):
+  """Writes README.md into the folder of a module that has its module.json."""
+  atomic.write_text(os.path.join(path, 'README.md'), render(metadata.read(path)))

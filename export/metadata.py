@@ -1,0 +1,85 @@
+"""module.json: what a module is, where it came from, and the digest that proves it whole."""
+
+import hashlib
+import os
+
+from zoo import atomic
+
+FILE = 'module.json'
+SCHEMA = 1
+KINDS = ('baseline', 'expert', 'packed', 'finetuned', 'foreign')
+REQUIRED = ('schema', 'publisher', 'name', 'version', 'kind', 'image_size', 'features',
+            'fingerprint')
+
+
+def fingerprint(path):
+  """SHA-256 over the graph and the weights of a SavedModel, as hexadecimal digits.
+
+  Args:
+    path: folder of the SavedModel.
+
+  Raises:
+    ValueError: it has no saved_model.pb or no variables.
+  """
+  names = ['saved_model.pb']
+  variables = os.path.join(path, 'variables')
+  if not os.path.isfile(os.path.join(path, names[0])):
+    raise ValueError(f'{path} is not a SavedModel: it has no saved_model.pb.')
+  if os.path.isdir(variables):
+    names += [os.path.join('variables', name) for name in sorted(os.listdir(variables))]
+  digest = hashlib.sha256()
+  for name in names:
+    digest.update(f'{name}\0{os.path.getsize(os.path.join(path, name))}\0'.encode())
+    with open(os.path.join(path, name), 'rb') as file:
+      while chunk := file.read(1 << 20):
+        digest.update(chunk)
+  return digest.hexdigest()
+
+
+def write(path, values):
+  """Adds schema and fingerprint to a module's description and writes its module.json."""
+  atomic.write_json(os.path.join(path, FILE),
+                    {'schema': SCHEMA, **values, 'fingerprint': fingerprint(path)})
+
+
+def read(path):
+  """The description of a module.
+
+  Args:
+    path: folder of the module.
+
+  Returns:
+    The content of module.json, unknown keys kept; for a SavedModel without one, a
+    description of kind 'foreign' with the fingerprint and no more.
+
+  Raises:
+    ValueError: the folder is no SavedModel, or module.json lacks what it must have.
+  """
+  try:
+    values = atomic.read_json(os.path.join(path, FILE))
+  except FileNotFoundError:
+    return {'schema': SCHEMA, 'kind': 'foreign', 'image_size': None, 'features': None,
+            'fingerprint': fingerprint(path)}
+  missing = [key for key in REQUIRED if key not in values]
+  if missing:
+    raise ValueError(f'{os.path.join(path, FILE)} lacks {", ".join(missing)}.')
+  if values['schema'] > SCHEMA:
+    raise ValueError(f'{os.path.join(path, FILE)} has schema {values["schema"]}; this version '
+                     f'reads up to {SCHEMA}: update it.')
+  if values['kind'] not in KINDS:
+    raise ValueError(f'{os.path.join(path, FILE)} has kind {values["kind"]!r}; '
+                     f'it must be one of {", ".join(KINDS)}.')
+  return values
+
+
+def versions():
+  """The versions of the libraries that shape a result, as a dict."""
+  import importlib.metadata
+  names = ('tensorflow', 'keras', 'tensorflow-hub', 'tensorflow-datasets', 'numpy', 'scann')
+  found = {}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

@@ -1,0 +1,244 @@
+"""zoo-publish: makes modules of finished training runs and puts them into a hub.
+
+--work_dir names the folder of a baseline, of an expert, or of all experts of a baseline.
+Whole experts become a module each, NAME-SLICE; adapter experts are packed into one. A
+module is written beside its place, loaded back through hub.KerasLayer, compared with the
+Keras network, and renamed; a version that is there is never changed.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+from absl import flags
+
+from zoo import cli
+
+TOLERANCE = 1e-5
+
+
+@contextlib.contextmanager
+def publishing(root, handle):
+  """A folder to write a module into, which appears in the hub when the block ends well.
+
+  Args:
+    root: folder of the hub, made if need be.
+    handle: publisher/name/version, which must be free.
+
+  Yields:
+    The path of an empty folder beside the target. If the block raises, it is removed.
+
+  Raises:
+    ValueError: the handle is malformed or taken.
+  """
+  from export import hub
+  from zoo import atomic
+  publisher, name, version = hub.split_handle(handle)
+  folder = os.path.join(root, publisher, name)
+  target = os.path.join(folder, version)
+  taken = ValueError(f'{handle} is in {root} already, and a published version never changes: '
+                     f'use --version={int(version) + 1}.')
+  if os.path.exists(target):
+    raise taken
+  made = not os.path.exists(folder)
+  os.makedirs(folder, exist_ok=True)
+  temporary = tempfile.mkdtemp(prefix='.publishing-', dir=folder)
+  try:
+    os.chmod(temporary, 0o755)
+    yield temporary
+    atomic.fsync_tree(temporary)
+    try:
+      os.rename(temporary, target)
+    except OSError as error:
+      raise (taken if os.path.exists(target) else error) from None
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    if made:
+      with contextlib.suppress(OSError):
+        os.removedirs(folder)  # as far up as they are empty
+    raise
+
+
+def publish(backbone, description, root, handle):
+  """Publishes a backbone as a module.
+
+  Args:
+    backbone: a `zoo.backbones.Backbone`, float32, with its final weights.
+    description: what module.json says besides what follows from the backbone.
+    root: folder of the hub.
+    handle: publisher/name/version, which must be free.
+
+  Returns:
+    The path of the module.
+
+  Raises:
+    ValueError: the handle is malformed or taken, a weight is not finite, or the module
+      loaded back computes something else.
+  """
+  import numpy as np
+  from export import card
+  from export import hub
+  from export import metadata
+  from export import saved_model
+  for variable in backbone.variables:
+    if not np.isfinite(variable.numpy()).all():
+      raise ValueError(f'{handle}: {variable.path} has values that are not finite; '
+                       'nothing is published.')
+  publisher, name, version = hub.split_handle(handle)
+  with publishing(root, handle) as path:
+    saved_model.save(backbone, path)
+    verify_against(backbone, path)
+    metadata.write(path, {
+        'publisher': publisher, 'name': name, 'version': int(version),
+        'architecture': backbone.architecture.to_dict(),
+        'adapters': backbone.adapters and backbone.adapters.to_dict(),
+        'features': backbone.architecture.features, 'input_range': [0, 1],
+        'parameters': backbone.count_params(), 'library_versions': metadata.versions(),
+        **description})
+    card.write(path)
+  return os.path.join(root, handle)
+
+
+def verify_against(backbone, path):
+  """Loads a module through `hub.KerasLayer` and compares it with its Keras network.
+
+  Raises:
+    ValueError: an output differs by more than 1e-5 of its scale.
+  """
+  import numpy as np
+  import tensorflow_hub
+  size = min(backbone.architecture.image_size, 64)
+  images = np.random.default_rng(0).random((2, size, size, 3), np.float32)
+  experts = backbone.adapters.experts if backbone.adapters else 1
+  for expert in range(experts):
+    arguments = {'expert': expert} if experts > 1 else {}
+    layer = tensorflow_hub.KerasLayer(path, trainable=True, arguments=arguments)
+    wanted = np.asarray(backbone(images, **arguments))
+    error = np.abs(np.asarray(layer(images)) - wanted).max() / max(1., np.abs(wanted).max())
+    if not error <= TOLERANCE:
+      raise ValueError(f'the module loaded back differs from its network by {error:.2g}'
+                       f'{f" (expert {expert})" if experts > 1 else ""}; it is not published.')
+
+
+def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licence='',
+                 command=()):
+  """Publishes what a training command left in its folder.
+
+  Args:
+    work_dir: a finished work_dir of `zoo.pretrain.pretrain`, of one expert, or of
+      `zoo.experts.train_experts`.
+    root: folder of the hub.
+    publisher, name, version: of the module; whole experts get '-SLICE' behind the name.
+    parent: handle of the baseline in the same hub, for experts.
+    licence: of the weights and what they were trained on.
+    command: the command line, for the record.
+
+  Returns:
+    The handles that were published. Whole experts that are in the hub already are skipped,
+    so that a killed run goes on.
+
+  Raises:
+    ValueError: nothing finished is there, or as `publish` does.
+  """
+  from export import hub
+  from zoo import experts
+  from zoo import pretrain
+  if os.path.exists(os.path.join(work_dir, pretrain.RESULT)):
+    folders = [work_dir]
+  elif os.path.isdir(work_dir):
+    folders = sorted(
+        os.path.join(work_dir, entry) for entry in os.listdir(work_dir)
+        if os.path.exists(os.path.join(work_dir, entry, pretrain.RESULT)))
+  else:
+    folders = []
+  if not folders:
+    raise ValueError(f'{work_dir} has no finished training run (no {pretrain.RESULT}).')
+  results = [experts.read_result(folder) for folder in folders]
+  common = {'licence': licence, 'command': [*results[0]['command'], '&&', *command],
+            'seed': results[0]['seed'],
+            'parent': hub.resolve(parent, root).metadata['fingerprint'] if parent else None}
+  if results[0].get('adapters'):
+    handle = f'{publisher}/{name}/{version}'
+    _publish_packed(folders, results, common, root, handle)
+    return [handle]
+  published = []
+  for folder, result in zip(folders, results, strict=True):
+    suffix = f'-{result["slice"]["name"]}' if len(folders) > 1 else ''
+    handle = f'{publisher}/{name}{suffix}/{version}'
+    if len(folders) > 1 and os.path.exists(os.path.join(root, handle)):
+      continue
+    publish(_rebuild(result, folder), _describe(result) | common, root, handle)
+    published.append(handle)
+  return published
+
+
+def _publish_packed(folders, results, common, root, handle):
+  """Packs adapter experts of one baseline and publishes them."""
+  from zoo import adapters
+  from zoo import backbones
+  from zoo import pretrain
+  from zoo import weights
+  loaded = [weights.load(os.path.join(folder, pretrain.WEIGHTS)) for folder in folders]
+  packed = adapters.pack([
+      {path: value for path, value in values.items() if path.startswith('backbone/')}
+      for values in loaded])
+  first = results[0]
+  config = adapters.AdapterConfig(**{**first['adapters'], 'experts': len(folders)})
+  backbone = backbones.build(backbones.Architecture(**first['architecture']), config)
+  weights.set_to(backbone, packed)
+  publish(backbone, {
+      **_describe(first), 'kind': 'packed', 'slice': None, 'scores': None, 'cost': None,
+      'upstream': {key: first['upstream'][key] for key in ('task', 'source', 'split')},
+      'experts': [{'name': result['slice']['name'], 'slice': result['slice'],
+                   'scores': result['scores'], 'cost': result['cost']} for result in results],
+      **common}, root, handle)
+
+
+def _rebuild(result, folder):
+  """The backbone of a finished run, in float32."""
+  from zoo import backbones
+  from zoo import pretrain
+  from zoo import weights
+  backbone = backbones.build(backbones.Architecture(**result['architecture']))
+  values = weights.load(os.path.join(folder, pretrain.WEIGHTS))
+  weights.set_to(backbone, values)
+  return backbone
+
+
+def _describe(result):
+  """What module.json takes over from the result of a training run."""
+  return {
+      'kind': result['kind'], 'preset': result['preset'], 'image_size': result['image_size'],
+      'upstream': result['upstream'], 'slice': result.get('slice'), 'experts': None,
+      'scores': result['scores'], 'cost': result['cost']}
+
+
+FLAGS = cli.new_flags()
+flags.DEFINE_string('work_dir', None, 'Folder of a finished zoo-pretrain or zoo-experts.',
+                    flag_values=FLAGS)
+flags.DEFINE_string('hub', None, 'Folder of the hub.', flag_values=FLAGS)
+flags.DEFINE_string('publisher', None, 'First part of the handle.', flag_values=FLAGS)
+flags.DEFINE_string('name', None, 'Second part of the handle.', flag_values=FLAGS)
+flags.DEFINE_integer('version', 1, 'Third part of the handle.', flag_values=FLAGS)
+flags.DEFINE_string('parent', None, "Handle of the experts' baseline in the same hub.",
+                    flag_values=FLAGS)
+flags.DEFINE_string('licence', '', 'Licence of the weights.', flag_values=FLAGS)
+flags.mark_flags_as_required(['work_dir', 'hub', 'publisher', 'name'], flag_values=FLAGS)
+
+
+def main(values, command):
+  print(json.dumps(publish_runs(
+      values.work_dir, values.hub, values.publisher, values.name, values.version,
+      values.parent, values.licence, command)))
+
+
+def console():
+  """The console script."""
+  return cli.run(main, FLAGS)
+
+
+if __name__ == '__main__':
+  sys.exit(console())

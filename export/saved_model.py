@@ -1,0 +1,55 @@
+"""Backbones as Reusable SavedModels, after TensorFlow Hub's common image feature-vector API.
+
+`obj(images, training=False)` maps float32 [B, H, W, 3] in [0, 1] to float32 [B, F]. A
+network with several experts takes `expert`, an int32 scalar, as well.
+"""
+
+import os
+
+
+def save(backbone, path):
+  """Writes a SavedModel that `hub.KerasLayer` loads and trains.
+
+  Args:
+    backbone: a `zoo.backbones.Backbone`, float32.
+    path: folder to write; must not exist.
+  """
+  import tensorflow as tf
+
+  images = tf.TensorSpec([None, None, None, 3], tf.float32, name='images')
+  packed = backbone.adapters is not None and backbone.adapters.experts > 1
+  # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
+  root = tf.train.Checkpoint()
+
+  if packed:
+    @tf.function
+    def call(images, training=False, expert=0):
+      return backbone(images, training=training, expert=expert)
+  else:
+    @tf.function
+    def call(images, training=False):
+      return backbone(images, training=training)
+
+  for training in (False, True):
+    call.get_concrete_function(images, training=training)
+    if packed:
+      call.get_concrete_function(
+          images, training=training, expert=tf.TensorSpec([], tf.int32, name='expert'))
+
+  @tf.function(input_signature=[images])
+  def serving_default(images):
+    return {'default': backbone(images, training=False)}
+
+  root.__call__ = call
+  # `variables`, not `weights`: a seed generator's state is among the former only.
+  root.variables = [v.value for v in backbone.variables]
+  root.trainable_variables = [v.value for v in backbone.trainable_variables]
+  root.regularization_losses = []
+  tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
+  # TensorFlow leaves its own fingerprint; ours is in module.json and covers the weights.
+  for name in ('fingerprint.pb', 'assets'):
+    extra = os.path.join(path, name)
+    if os.path.isdir(extra):
+      os.rmdir(extra)
+    elif os.path.exists(extra):
+      os.unlink(extra)

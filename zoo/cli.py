@@ -1,0 +1,104 @@
+"""What all binaries share: flags of one's own, help, one-line errors and exit codes.
+
+Every binary has its own `absl.flags.FlagValues`, so that several can live in one process,
+and a `main(values, command)` over one library function. The docstring of main's module
+starts with the name of the console script and a colon.
+"""
+
+import logging
+import sys
+import textwrap
+import traceback
+
+from absl import flags
+
+
+def new_flags():
+  """Flags of one binary, with those that every binary has."""
+  values = flags.FlagValues()
+  flags.DEFINE_integer('verbosity', 0, '1 shows a traceback where there is an error.',
+                       flag_values=values)
+  return values
+
+
+def define_task(values, default='digits'):
+  """Adds --task and --data_dir."""
+  flags.DEFINE_string(
+      'task', default, 'What to learn: a TFDS name (name/config:version), folder:PATH with one '
+      'sub-folder a class (or train/, val/, test/ above them), or digits.', flag_values=values)
+  flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.',
+                      flag_values=values)
+
+
+def define_hub(values, default):
+  """Adds --hub, --handles, --image_size and --trust; `default` is the hub's folder."""
+  flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)
+  flags.DEFINE_list('handles', [], 'XX
+                    'SavedModels, URLs. With --hub= alone.', flag_values=values)
+  flags.DEFINE_integer('image_size', None, 'Pixels, for modules that do not say theirs.',
+                       flag_values=values)
+  flags.DEFINE_bool('trust', False, 'Load modules whose graphs could touch files, sockets or '
+                    'Python.', flag_values=values)
+
+
+def run(main, values, argv=None):
+  """Parses flags, calls `main` and turns errors into one line and an exit code.
+
+  Args:
+    main: function of the parsed flags and of the command line as a list of strings; its
+      module's docstring is the help text.
+    values: from `new_flags`.
+    argv: arguments without the program's name; None for those of the process.
+
+  Returns:
+    0 done, 1 failed, 2 wrong usage. What fails is said in one line on stderr.
+  """
+  argv = sys.argv[1:] if argv is None else list(argv)
+  text = (sys.modules[main.__module__].__doc__ or '').strip()
+  program = text.split(':')[0]
+  if any(argument in ('--help', '-help', '-h', '-?', '--helpfull') for argument in argv):
+    print(_help(text, values, program))
+    return 0
+  values.unparse_flags()
+  try:
+    rest = values([program, *argv])
+    if len(rest) > 1:
+      raise flags.Error(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
+  except flags.Error as error:
+    print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
+    return 2
+  _log_to_stderr()
+  try:
+    main(values, [program, *argv])
+    return 0
+  except KeyboardInterrupt:
+    print(f'{program}: stopped; the same command goes on.', file=sys.stderr)
+    return 1
+  except Exception as error:  # pylint: disable=broad-exception-caught
+    if values.verbosity > 0:
+      traceback.print_exc()
+    kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
+    print(f'{program}: {kind}{_one_line(error)}', file=sys.stderr)
+    return 1
+
+
+def _log_to_stderr():
+  """Shows our own messages as plain lines; of TensorFlow's and TFDS' only errors."""
+  logging.basicConfig(stream=sys.stderr, format='%(message)s', level=logging.INFO, force=True)
+  for name in ('absl', 'tensorflow', 'h5py', 'matplotlib', 'PIL'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _one_line(error):
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _help(text, values, program):
+  """The docstring of main's module, and each flag with its default."""
+  lines = [text, '', f'Flags of {program}:']
+  for name in sorted(set(values)):
+    flag = values[name]
+    default = '' if flag.default is None else f' (default: {flag.default_as_str})'
+    lines += [f'  --{name}'] + textwrap.wrap(
+        flag.help + default, 90, initial_indent='      ', subsequent_indent='      ')
+  return '\n'.join(lines)

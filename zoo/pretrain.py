@@ -1,0 +1,147 @@
+"""zoo-pretrain: trains a baseline on an upstream data set.
+
+Leaves weights.npz, log.csv, TensorBoard events and result.json in --work_dir, from which
+zoo-experts starts and zoo-publish makes a module. Started again, it goes on.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+from absl import flags
+
+from zoo import cli
+
+WEIGHTS = 'weights.npz'
+RESULT = 'result.json'
+
+
+def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image_size=None,
+             precision='float32', command=()):
+  """Trains a classifier from scratch, or goes on with it.
+
+  Args:
+    task: name of the upstream task, as `zoo.tasks.load` takes it.
+    preset: name of a backbone preset.
+    recipe: a `zoo.training.Recipe`.
+    work_dir: folder of this run.
+    data_dir, label: as in `zoo.tasks.load`.
+    image_size: pixels; None for the preset's.
+    precision: a Keras precision policy, 'float32' or 'mixed_bfloat16'.
+    command: the command line, for the record.
+
+  Returns:
+    A JSON-like dict, also in work_dir/result.json: architecture, upstream, scores (top-1
+    and top-5 on the test split, or on 'validation' where there is no other), seconds.
+  """
+  import numpy as np
+  from zoo import atomic
+  from zoo import backbones
+  from zoo import batches
+  from zoo import classifier
+  from zoo import tasks
+  from zoo import training
+  from zoo import weights
+  from zoo import work_dir as work_dirs
+
+  architecture = backbones.preset(preset)
+  image_size = image_size or architecture.image_size
+  data = tasks.load(task, data_dir, label)
+  settings = {
+      'task': task, 'source': data.source, 'label': label, 'preset': preset,
+      'image_size': image_size, 'precision': precision, 'recipe': dataclasses.asdict(recipe)}
+  with work_dirs.opened(work_dir, settings):
+    done = os.path.join(work_dir, RESULT)
+    if os.path.exists(done):
+      return atomic.read_json(done)
+    examples = tasks.read(data, ('train', None), image_size)
+    backbone = backbones.build(architecture, precision=precision, seed=recipe.seed)
+    model = classifier.Classifier(backbone, len(data.class_names), recipe.loss)
+    history = training.fit(
+        model, batches.Batches(examples.images, examples.labels, recipe.batch, recipe.seed,
+                               recipe.flip, recipe.crop),
+        recipe, work_dir, f'{preset} on {task}: step')
+    weights.save(os.path.join(work_dir, WEIGHTS), weights.of(model))
+    held_out = tasks.read(data, ('test', None), image_size)
+    logits = training.predict(model, held_out.images)
+    result = {
+        'kind': 'baseline', 'preset': preset, 'architecture': architecture.to_dict(),
+        'image_size': image_size,
+        'upstream': {'task': task, 'source': data.source, 'split': 'train',
+                     'examples': len(examples), 'classes': list(data.class_names),
+                     'counts': np.bincount(
+                         examples.labels, minlength=len(data.class_names)).tolist()},
+        'scores': {'top1': top_accuracy(logits, held_out.labels, 1),
+                   'top5': top_accuracy(logits, held_out.labels, 5),
+                   'held_out_examples': len(held_out),
+                   'training_batches_top1': history[-1]['accuracy']},
+        'cost': {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch},
+        'settings': settings, 'seed': recipe.seed, 'command': list(command)}
+    atomic.write_json(done, result)
+    return result
+
+
+def top_accuracy(logits, labels, k):
+  """Share of examples whose label is among the k highest of logits [N, C]; a float."""
+  import numpy as np
+  k = min(k, logits.shape[1])
+  best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+  return float(np.mean((best == np.asarray(labels)[:, None]).any(1)))
+
+
+def define_recipe(values, **defaults):
+  """Adds the flags of a `zoo.training.Recipe` other than its steps, with these defaults."""
+  flags.DEFINE_integer('batch', 128, 'Examples an update.', flag_values=values)
+  flags.DEFINE_float('learning_rate', defaults['learning_rate'],
+                     'Of SGD with Nesterov momentum 0.9, after warm-up.', flag_values=values)
+  flags.DEFINE_integer('warmup', defaults['warmup'], 'Steps of linear warm-up.',
+                       flag_values=values)
+  flags.DEFINE_float('weight_decay', 0., 'Decoupled, times the learning rate.',
+                     flag_values=values)
+  flags.DEFINE_float('label_smoothing', defaults['label_smoothing'],
+                     'Share of the target that goes to all classes.', flag_values=values)
+  flags.DEFINE_enum('loss', 'softmax', ['softmax', 'sigmoid'],
+                    'One of C classes, or each class for itself.', flag_values=values)
+  flags.DEFINE_bool('flip', True, 'Mirror images at random.', flag_values=values)
+  flags.DEFINE_integer('crop', 4, 'Pixels of reflection padding for random crops.',
+                       flag_values=values)
+  flags.DEFINE_integer('seed', 0, 'Of weights, orders and augmentation.', flag_values=values)
+  flags.DEFINE_enum('precision', 'mixed_bfloat16', ['float32', 'mixed_bfloat16'],
+                    'Arithmetic in training; weights are float32 anyway.', flag_values=values)
+
+
+def recipe_of(values, steps):
+  """The `zoo.training.Recipe` that the flags of `define_recipe` ask for."""
+  from zoo import training
+  names = ('batch', 'learning_rate', 'warmup', 'weight_decay', 'label_smoothing', 'loss',
+           'flip', 'crop', 'seed')
+  return training.Recipe(steps=steps, **{name: values[name].value for name in names})
+
+
+FLAGS = cli.new_flags()
+cli.define_task(FLAGS, default=None)
+flags.DEFINE_string('label', 'label', 'The TFDS feature that is the label.', flag_values=FLAGS)
+flags.DEFINE_string('preset', 'r14w32', 'Name of the backbone.', flag_values=FLAGS)
+flags.DEFINE_string('work_dir', None, 'Folder of this run.', flag_values=FLAGS)
+flags.DEFINE_integer('steps', None, 'Updates.', flag_values=FLAGS)
+flags.DEFINE_integer('image_size', None, "Pixels; the preset's if not given.",
+                     flag_values=FLAGS)
+define_recipe(FLAGS, learning_rate=0.1, warmup=500, label_smoothing=0.1)
+flags.mark_flags_as_required(['task', 'work_dir', 'steps'], flag_values=FLAGS)
+
+
+def main(values, command):
+  result = pretrain(
+      values.task, values.preset, recipe_of(values, values.steps), values.work_dir,
+      values.data_dir, values.label, values.image_size, values.precision, command)
+  print(json.dumps(result['scores']))
+
+
+def console():
+  """The console script."""
+  return cli.run(main, FLAGS)
+
+
+if __name__ == '__main__':
+  sys.exit(console())

@@ -1,0 +1,62 @@
+"""Work directories: who owns one, what it is for, and that it goes on after a kill."""
+
+import contextlib
+import fcntl
+import logging
+import os
+
+from zoo import atomic
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = 'settings.json'
+
+
+@contextlib.contextmanager
+def opened(path, settings):
+  """Holds a work directory for one process and one set of settings.
+
+  Args:
+    path: the folder, made if need be.
+    settings: a JSON-like dict of everything that changes the result.
+
+  Yields:
+    The path. The lock goes with the process, also when it is killed.
+
+  Raises:
+    ValueError: another process holds it, or it belongs to other settings; the message
+      names the process or the difference.
+  """
+  if os.path.exists(path) and not os.path.isdir(path):
+    raise ValueError(f'--work_dir={path} is a file; name a folder.')
+  os.makedirs(path, exist_ok=True)
+  with open(os.path.join(path, '.lock'), 'a+', encoding='utf-8') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      lock.seek(0)
+      raise ValueError(
+          f'--work_dir={path} is in use by process {lock.read().strip() or "unknown"}: '
+          'wait for it, or name another folder.') from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    own = os.path.join(path, SETTINGS)
+    if os.path.exists(own):
+      difference = _difference(atomic.read_json(own), settings)
+      if difference:
+        raise ValueError(f'--work_dir={path} belongs to another run: {difference}. '
+                         'Name another folder, or remove this one.')
+      logger.info('Going on in %s', path)
+    else:
+      atomic.write_json(own, settings)
+    yield path
+
+
+def _difference(there, here, name=''):
+  """The first setting that differs, in words, or ''."""
+  if isinstance(there, dict) and isinstance(here, dict):
+    found = (_difference(there.get(key), here.get(key), f'{name}.{key}' if name else key)
+             for key in sorted(set(there) | set(here)))
+    return next(filter(None, found), '')
+  return '' if there == here else f'{name} is {there!r} there and {here!r} here'
