@@ -4,6 +4,7 @@
 network with several experts takes `expert`, an int32 scalar, as well.
 """
 
+import contextlib
 import os
 
 
@@ -46,10 +47,5 @@ def save(backbone, path):
   root.trainable_variables = [v.value for v in backbone.trainable_variables]
   root.regularization_losses = []
   tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
-  # TensorFlow leaves its own fingerprint; ours is in module.json and covers the weights.
-  for name in ('fingerprint.pb', 'assets'):
-    extra = os.path.join(path, name)
-    if os.path.isdir(extra):
-      os.rmdir(extra)
-    elif os.path.exists(extra):
-      os.unlink(extra)
+  with contextlib.suppress(FileNotFoundError):
+    os.rmdir(os.path.join(path, 'assets'))  # always there, always empty

@@ -69,4 +69,4 @@ class Batches:
     height, width = images.shape[1:3]
     corners = random.integers(0, 2 * self.crop + 1, (len(images), 2))
     return np.stack([
-        image[y:y + height, x:x + width] for image, (y, x) in zip(padded, corners)])
+        image[y:y + height, x:x + width] for image, (y, x) in zip(padded, corners, strict=True)])

@@ -33,8 +33,8 @@ def define_task(values, default='digits'):
 def define_hub(values, default):
   """Adds --hub, --handles, --image_size and --trust; `default` is the hub's folder."""
   flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)
-  flags.DEFINE_list('handles', [], 'XX
-                    'SavedModels, URLs. With --hub= alone.', flag_values=values)
+  flags.DEFINE_list('handles', [], 'Further modules beside the hub: folders of SavedModels or '
+                    'URLs. With --hub= (empty) these alone.', flag_values=values)
   flags.DEFINE_integer('image_size', None, 'Pixels, for modules that do not say theirs.',
                        flag_values=values)
   flags.DEFINE_bool('trust', False, 'Load modules whose graphs could touch files, sockets or '
@@ -99,6 +99,7 @@ def _help(text, values, program):
   for name in sorted(set(values)):
     flag = values[name]
     default = '' if flag.default is None else f' (default: {flag.default_as_str})'
-    lines += [f'  --{name}'] + textwrap.wrap(
+    lines.append(f'  --{name}')
+    lines += textwrap.wrap(
         flag.help + default, 90, initial_indent='      ', subsequent_indent='      ')
   return '\n'.join(lines)

@@ -81,7 +81,7 @@ def find_slices(baseline, tree, min_examples, max_overlap, only=()):
   """
   from zoo import slices
   upstream = baseline['upstream']
-  counts = dict(zip(upstream['classes'], upstream['counts']))
+  counts = dict(zip(upstream['classes'], upstream['counts'], strict=True))
   found = slices.slices(tree, counts, min_examples, max_overlap)
   names = [one.name for one in found]
   unknown = sorted(set(only) - set(names))

@@ -22,7 +22,7 @@ class Hierarchy:
       for parent in above:
         if parent not in self.parents:
           raise ValueError(f'label tree: {node!r} lies under {parent!r}, which is not there.')
-    self.depth  # a cycle shows here
+    _ = self.depth  # a cycle shows here
 
   @functools.cached_property
   def ancestors(self):
@@ -93,5 +93,5 @@ def from_coarse(coarse):
   """
   groups = {f'coarse/{group}': group for group in coarse.values()}
   return Hierarchy(
-      {group: () for group in groups} | {c: (f'coarse/{g}',) for c, g in coarse.items()},
+      dict.fromkeys(groups, ()) | {c: (f'coarse/{g}',) for c, g in coarse.items()},
       groups | {c: c for c in coarse})

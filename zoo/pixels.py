@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 
 
 def to_rgb(image):
@@ -49,13 +50,12 @@ def decode(path):
   Raises:
     OSError, ValueError: it is not a whole image that Pillow reads.
   """
-  with Image.open(path) as image:
-    image.load()
-    from PIL import ImageOps
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ('I', 'I;16', 'I;16B', 'I;16L'):  # 16-bit grey
-      return np.clip(np.asarray(image, np.int64), 0, 65535).astype(np.uint16)
-    if image.mode in ('L', 'RGB', 'RGBA', 'LA', '1'):
-      return np.asarray(image)
-    transparent = 'transparency' in image.info or image.mode in ('PA', 'RGBa', 'La')
-    return np.asarray(image.convert('RGBA' if transparent else 'RGB'))
+  with Image.open(path) as file:
+    file.load()
+    image = ImageOps.exif_transpose(file)
+  if image.mode.startswith('I'):  # 16-bit grey
+    return np.clip(np.asarray(image, np.int64), 0, 65535).astype(np.uint16)
+  if image.mode in ('1', 'L', 'LA', 'RGB', 'RGBA'):
+    return np.asarray(image)
+  transparent = 'transparency' in image.info or image.mode == 'PA'
+  return np.asarray(image.convert('RGBA' if transparent else 'RGB'))

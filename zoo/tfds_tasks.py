@@ -56,7 +56,7 @@ def _builder(name, data_dir):
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError):
-    known = tfds.list_builders() + ['digits']
+    known = [*tfds.list_builders(), 'digits']
     if data_dir:
       known += [entry for entry in os.listdir(data_dir)
                 if os.path.isdir(os.path.join(data_dir, entry))]

@@ -20,7 +20,7 @@ from zoo import weights
 CHECKPOINT = 'checkpoint.npz'
 LOG = 'log.csv'
 SECONDS_BETWEEN_CHECKPOINTS = 60
-STEPS_BETWEEN_LOGS = 50
+STEPS_BETWEEN_LOGS = 50  # fewer in a short run, so that its curve has some 20 points
 
 
 class NotFiniteError(ArithmeticError):
@@ -106,7 +106,7 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
     what: name of the run in the progress display.
 
   Returns:
-    A list of dicts, one every 50 steps and at the last: step, loss (mean since the one
+    A list of dicts, one every 50 steps or oftener and at the last: step, loss (mean since the one
     before), accuracy (of the training batches), learning_rate, seconds (of training).
 
   Raises:
@@ -129,7 +129,10 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
       logits = model(tf.cast(images, tf.float32) / 255., training=True)
       loss = tf.reduce_mean(loss_function(labels, logits))
       total = loss + tf.add_n(model.losses) if model.losses else loss
-    optimizer.apply(tape.gradient(total, model.trainable_variables), model.trainable_variables)
+    gradients = tape.gradient(total, model.trainable_variables)
+    # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    optimizer.apply(gradients, model.trainable_variables)
     hits = tf.argmax(logits, -1) == tf.argmax(labels, -1)
     return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
 
@@ -143,6 +146,7 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
   log = _Log(work_dir, history)
   saved = time.monotonic()
   start = saved - (history[-1]['seconds'] if history else 0)
+  every = min(STEPS_BETWEEN_LOGS, max(recipe.steps // 20, 1))
   with progress_lib.Progress(recipe.steps, what, first) as progress:
     for step, (images, labels) in enumerate(stream, first):
       rate = learning_rate(recipe, step)
@@ -155,7 +159,7 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
       losses.append(loss)
       accuracies.append(accuracy)
       done = step + 1
-      if done % STEPS_BETWEEN_LOGS == 0 or done == recipe.steps:
+      if done % every == 0 or done == recipe.steps:
         log.add({'step': done, 'loss': float(np.mean(losses)),
                  'accuracy': float(np.mean(accuracies)), 'learning_rate': float(rate),
                  'seconds': round(time.monotonic() - start, 2)})
