@@ -6,60 +6,15 @@ module is written beside its place, loaded back through hub.KerasLayer, compared
 Keras network, and renamed; a version that is there is never changed.
 """
 
-import contextlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 
 from absl import flags
 
 from zoo import cli
 
 TOLERANCE = 1e-5
-
-
-@contextlib.contextmanager
-def publishing(root, handle):
-  """A folder to write a module into, which appears in the hub when the block ends well.
-
-  Args:
-    root: folder of the hub, made if need be.
-    handle: publisher/name/version, which must be free.
-
-  Yields:
-    The path of an empty folder beside the target. If the block raises, it is removed.
-
-  Raises:
-    ValueError: the handle is malformed or taken.
-  """
-  from export import hub
-  from zoo import atomic
-  publisher, name, version = hub.split_handle(handle)
-  folder = os.path.join(root, publisher, name)
-  target = os.path.join(folder, version)
-  taken = ValueError(f'{handle} is in {root} already, and a published version never changes: '
-                     f'use --version={int(version) + 1}.')
-  if os.path.exists(target):
-    raise taken
-  made = not os.path.exists(folder)
-  os.makedirs(folder, exist_ok=True)
-  temporary = tempfile.mkdtemp(prefix='.publishing-', dir=folder)
-  try:
-    os.chmod(temporary, 0o755)
-    yield temporary
-    atomic.fsync_tree(temporary)
-    try:
-      os.rename(temporary, target)
-    except OSError as error:
-      raise (taken if os.path.exists(target) else error) from None
-  except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
-    if made:
-      with contextlib.suppress(OSError):
-        os.removedirs(folder)  # as far up as they are empty
-    raise
 
 
 def publish(backbone, description, root, handle):
@@ -83,12 +38,17 @@ def publish(backbone, description, root, handle):
   from export import hub
   from export import metadata
   from export import saved_model
+  from zoo import atomic
   for variable in backbone.variables:
     if not np.isfinite(variable.numpy()).all():
       raise ValueError(f'{handle}: {variable.path} has values that are not finite; '
                        'nothing is published.')
   publisher, name, version = hub.split_handle(handle)
-  with publishing(root, handle) as path:
+  target = os.path.join(root, publisher, name, version)
+  if os.path.exists(target):
+    raise ValueError(f'{handle} is in {root} already, and a published version never changes: '
+                     f'use --version={int(version) + 1}.')
+  with atomic.writing_folder(target) as path:
     saved_model.save(backbone, path)
     verify_against(backbone, path)
     metadata.write(path, {
@@ -99,7 +59,7 @@ def publish(backbone, description, root, handle):
         'parameters': backbone.count_params(), 'library_versions': metadata.versions(),
         **description})
     card.write(path)
-  return os.path.join(root, handle)
+  return target
 
 
 def verify_against(backbone, path):

@@ -92,6 +92,7 @@ def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
     return found[0]
   chosen = [c for c in found if expert and expert in (str(c.expert), c.name)]
   if not chosen:
-    raise ValueError(f'{handle!r} has no expert {expert!r}: give {handle}#EXPERT, one of '
+    problem = f'has no expert {expert!r}' if expert else 'is a packed module'
+    raise ValueError(f'{handle!r} {problem}: give {handle}#EXPERT, one of '
                      f'{", ".join(c.name for c in found)}.')
   return chosen[0]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 
 
@@ -57,12 +58,43 @@ def read_json(path):
       raise ValueError(f'{path} is not JSON ({error}).') from None
 
 
-def fsync_tree(folder):
-  """Forces every file and folder below `folder` to the disk."""
-  for root, _, files in os.walk(folder):
-    for path in [root] + [os.path.join(root, name) for name in files]:
-      descriptor = os.open(path, os.O_RDONLY)
-      try:
-        os.fsync(descriptor)
-      finally:
-        os.close(descriptor)
+@contextlib.contextmanager
+def writing_folder(target):
+  """A folder to write into, which appears at `target` when the block ends without an error.
+
+  Args:
+    target: where it goes; must not exist. Its parents are made.
+
+  Yields:
+    The path of an empty folder beside the target. If the block raises, it and the parents
+    that were made for it are removed.
+
+  Raises:
+    FileExistsError: there is something at `target`, before or after the block.
+  """
+  target = os.path.abspath(target)
+  if os.path.exists(target):
+    raise FileExistsError(f'{target} exists.')
+  parent = os.path.dirname(target)
+  missing = parent
+  while not os.path.exists(os.path.dirname(missing)):
+    missing = os.path.dirname(missing)
+  made = None if os.path.exists(parent) else missing
+  os.makedirs(parent, exist_ok=True)
+  temporary = tempfile.mkdtemp(prefix='.writing-', dir=parent)
+  try:
+    os.chmod(temporary, 0o755)  # mkdtemp's 0700 is for secrets
+    yield temporary
+    for root, _, files in os.walk(temporary):
+      for path in [root, *(os.path.join(root, name) for name in files)]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+          os.fsync(descriptor)
+        finally:
+          os.close(descriptor)
+    if os.path.exists(target):
+      raise FileExistsError(f'{target} exists.')
+    os.rename(temporary, target)
+  except BaseException:
+    shutil.rmtree(made or temporary, ignore_errors=True)
+    raise

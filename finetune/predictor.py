@@ -1,0 +1,60 @@
+"""The fine-tuned module: raw images in, probabilities of named classes out."""
+
+import contextlib
+import os
+
+import numpy as np
+
+from zoo import atomic
+
+TOLERANCE = 1e-5
+
+
+def save(model, image_size, class_names, target, describe):
+  """Writes a SavedModel that classifies uint8 images of any size.
+
+  `obj(images)` maps uint8 [B, H, W, 3] to probabilities [B, C], float32; `obj.class_names`
+  holds the C names. The signature `serving_default` gives both, as 'probabilities' and
+  'class_names'.
+
+  Args:
+    model: a `finetune.saved_layer.Tuned`.
+    image_size: pixels to which images are resized, as in training.
+    class_names: the C names.
+    target: folder of the module; must not exist.
+    describe: function of the path that writes module.json and card.
+
+  Raises:
+    ValueError: the module loaded back computes something else; nothing is left.
+  """
+  import tensorflow as tf
+  spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name='images')
+  root = tf.train.Checkpoint()
+  root.class_names = tf.Variable(list(class_names), trainable=False, name='class_names')
+
+  @tf.function(input_signature=[spec])
+  def call(images):
+    resized = tf.image.resize(images, (image_size, image_size), antialias=True)
+    # Training saw whole numbers from 0 to 255.
+    whole = tf.round(tf.clip_by_value(resized, 0., 255.))
+    return tf.nn.softmax(model(whole / 255., training=False))
+
+  @tf.function(input_signature=[spec])
+  def serving_default(images):
+    return {'probabilities': call(images), 'class_names': tf.identity(root.class_names)}
+
+  root.__call__ = call
+  root.variables = [v.value for v in model.variables]
+  root.trainable_variables = [v.value for v in model.trainable_variables]
+  # The object whose functions are called brings what they capture.
+  root.module = model.layer.loaded
+  with atomic.writing_folder(target) as path:
+    tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
+    with contextlib.suppress(FileNotFoundError, OSError):
+      os.rmdir(os.path.join(path, 'assets'))
+    images = np.random.default_rng(0).integers(
+        0, 256, (2, 2 * image_size, image_size, 3)).astype(np.uint8)
+    error = np.abs(tf.saved_model.load(path)(images).numpy() - call(images).numpy()).max()
+    if not error <= TOLERANCE:
+      raise ValueError(f'the fine-tuned module loaded back differs by {error:.2g}.')
+    describe(path)

@@ -1,0 +1,104 @@
+"""report.html: one self-contained page of what `transfer` found."""
+
+import base64
+import io
+import os
+
+import numpy as np
+
+from finetune import charts
+from selection import show
+from zoo import atomic
+from zoo import pixels
+
+EXAMPLES = 18  # of predictions, right and wrong
+PICTURE = 72  # pixels they are shown at
+
+
+def write(result, task, winner, baseline, work_dir):
+  """Writes report.html.
+
+  Args:
+    result: what `finetune.line.transfer` returns.
+    task: the `zoo.tasks.Task`.
+    winner, baseline: what `finetune.tuning.finetune` returned; baseline None if none.
+    work_dir: folder of the run.
+  """
+  import jinja2
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True)
+  ranked = result['ranking']
+  curves = [(f'{winner["name"]} (winner)', winner['history'])]
+  both = baseline is not None and baseline is not winner
+  if both:
+    curves.append((f'{baseline["name"]} (baseline)', baseline['history']))
+  page = environment.get_template('report.html.j2').render(
+      result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
+      runs=[('winner', winner)] + ([('baseline', baseline)] if both else []),
+      difference=_difference(winner, baseline) if both else None,
+      ranking_chart=_svg(show.chart(ranked)), curves=_svg(charts.curves(curves)),
+      confusion=_svg(charts.confusion(np.array(winner['confusion']), task.class_names)),
+      examples=_examples(task, winner['predictions']), picture=PICTURE)
+  atomic.write_text(os.path.join(work_dir, 'report.html'), page)
+
+
+def _difference(winner, baseline):
+  """Gain in test accuracy and the exact McNemar p-value on the same test images."""
+  from selection import compare
+  right = []
+  for run in (winner, baseline):
+    with np.load(run['predictions']) as file:
+      right.append(file['logits'].argmax(1) == file['labels'])
+  return {'gain': float(right[0].mean() - right[1].mean()), 'p': compare.mcnemar(*right)}
+
+
+def _svg(figure):
+  """A matplotlib figure as markup to put into a page."""
+  buffer = io.StringIO()
+  figure.savefig(buffer, format='svg')
+  text = buffer.getvalue()
+  return text[text.index('<svg'):]
+
+
+def _examples(task, predictions):
+  """Some test images with their prediction: half of them wrong ones, if there are so many.
+
+  Returns:
+    A list of dicts: picture (data URL), truth, guess, probability, right.
+  """
+  with np.load(predictions) as file:
+    logits, labels = file['logits'].astype(np.float64), file['labels']
+  guesses = logits.argmax(1)
+  random = np.random.default_rng(0)
+  wrong, right = (random.permutation(np.flatnonzero((guesses != labels) == flag))
+                  for flag in (True, False))
+  wrong = wrong[:max(EXAMPLES // 2, EXAMPLES - len(right))]
+  chosen = np.sort(np.concatenate([wrong, right[:EXAMPLES - len(wrong)]]))
+  # Unreadable test images have no prediction, so that the two are counted alike.
+  shown, number = [], 0
+  wanted = set(chosen.tolist())
+  for image, _ in task.reader('test', range(task.splits['test'])):
+    if image is None:
+      continue
+    if number in wanted:
+      odds = np.exp(logits[number] - logits[number].max())
+      shown.append({
+          'picture': _data_url(pixels.to_rgb(image)),
+          'truth': task.class_names[labels[number]],
+          'guess': task.class_names[guesses[number]],
+          'probability': float(odds.max() / odds.sum()),
+          'right': bool(guesses[number] == labels[number])})
+    number += 1
+    if number > chosen[-1]:
+      break
+  return sorted(shown, key=lambda example: example['right'])
+
+
+def _data_url(image):
+  """uint8 [H, W, 3] as a PNG in a data URL; large images are made smaller."""
+  from PIL import Image
+  picture = Image.fromarray(image)
+  picture.thumbnail((2 * PICTURE, 2 * PICTURE))
+  buffer = io.BytesIO()
+  picture.save(buffer, format='PNG')
+  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()

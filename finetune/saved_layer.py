@@ -1,0 +1,61 @@
+"""A Reusable SavedModel as a Keras 3 layer that trains.
+
+`tensorflow_hub.KerasLayer` is a Keras 2 layer and cannot go into a Keras 3 model;
+`keras.layers.TFSMLayer` calls one endpoint and passes no `training`. This layer does both.
+"""
+
+import keras
+import numpy as np
+
+
+class SavedLayer(keras.layers.Layer):
+  """Calls a loaded SavedModel and gives Keras its variables.
+
+  Args:
+    loaded: an object of `tf.saved_model.load` with `__call__` and, if it is to train,
+      `variables` and `trainable_variables`.
+    expert: index of the expert in a packed module, or None.
+  """
+
+  def __init__(self, loaded, expert=None, **kwargs):
+    import tensorflow as tf
+    super().__init__(autocast=False, **kwargs)
+    if not callable(loaded):
+      raise ValueError('the module has no __call__, so that it cannot be fine-tuned.')
+    self.loaded = loaded
+    self._arguments = {} if expert is None else {'expert': tf.constant(expert, tf.int32)}
+    trainable = {id(variable) for variable in getattr(loaded, 'trainable_variables', ())}
+    for i, variable in enumerate(getattr(loaded, 'variables', ())):
+      wrapped = keras.Variable(
+          np.zeros(variable.shape, variable.dtype.as_numpy_dtype), dtype=variable.dtype.name,
+          trainable=id(variable) in trainable, autocast=False, name=f'variable_{i}')
+      wrapped._value = variable  # the module's own variable, not a copy
+      self._track_variable(wrapped)
+    self.built = True
+
+  def call(self, images, training=False):
+    """float32 [B, H, W, 3] in the module's range to its output, [B, F]."""
+    # The two values of `training` were traced apart; a symbolic one would fit neither.
+    return self.loaded(images, training=bool(training), **self._arguments)
+
+
+class Tuned(keras.Model):
+  """A SavedModel with a new linear head that starts at zero, as BiT's.
+
+  Args:
+    layer: a `SavedLayer`.
+    features: F.
+    classes: C.
+  """
+
+  def __init__(self, layer, features, classes, **kwargs):
+    super().__init__(**kwargs)
+    self.classes = classes
+    self.layer = layer
+    self.head = keras.layers.Dense(classes, kernel_initializer='zeros', name='head')
+    self.head.build((None, features))
+    self.built = True
+
+  def call(self, images, training=False):
+    """float32 [B, H, W, 3] in [0, 1] to logits [B, C]."""
+    return self.head(self.layer(images, training=training))

@@ -1,0 +1,87 @@
+"""Published BiT weights (arXiv 1912.11370) in one of our backbones.
+
+The files are BiT-{S,M}-R*.npz of https://storage.googleapis.com/bit_models. Kernels are
+HWIO there as here, and our network scales images to BiT's [-1, 1] itself, so that nothing
+but names differs.
+"""
+
+import re
+
+from zoo import adapters
+from zoo import weights
+
+GROUPS = 32  # of every GroupNorm of BiT; no array tells, so a wrong number would go unseen
+
+# From our variable paths to the names of the files, in this order.
+_RULES = tuple((re.compile(pattern), name) for pattern, name in (
+    (r'^[^/]+/', 'resnet/'),  # whatever our network is called
+    (r'/stem/', '/root_block/standardized_conv2d/'),
+    (r'/stage(\d+)_unit(\d+)/([abc])_', r'/block\1/unit\2/\3/'),
+    (r'/norm/', '/group_norm/'),  # those of the units and the last one
+    (r'/conv/', '/standardized_conv2d/'),
+    # The shortcut's projection lies inside a's scope, beside a's own convolution.
+    (r'/proj/', '/proj/standardized_conv2d/'),
+))
+# Some files number their layers as Keras did in the process that wrote them.
+_NUMBERED = re.compile(r'(standardized_conv2d|group_norm)_\d+/')
+
+
+def public_name(path):
+  """The name in BiT's files of one of our variables.
+
+  'backbone/stage2_unit01/a_norm/gamma' is 'resnet/block2/unit01/a/group_norm/gamma'.
+
+  Args:
+    path: of a variable of a bottleneck `zoo.backbones.Backbone`.
+
+  Returns:
+    The name, or None for an adapter's variable, which no file has.
+  """
+  if adapters.is_adapter(path):
+    return None
+  for pattern, name in _RULES:
+    path = pattern.sub(name, path)
+  return path
+
+
+def load(backbone, path):
+  """Loads a published BiT file into a backbone, in place. Adapters stay as they are.
+
+  The classification head of the file is ignored.
+
+  Args:
+    backbone: a built `zoo.backbones.Backbone` with BiT's stem, units and groups.
+    path: the .npz file.
+
+  Raises:
+    FileNotFoundError: the file is not there.
+    ValueError: the backbone is not a BiT; or the file is damaged, lacks arrays, has more of
+      them than the backbone has layers, or has them in other shapes. The backbone is then
+      as it was.
+  """
+  a = backbone.architecture
+  if (a.stem, a.block, a.groups) != ('imagenet', 'bottleneck', GROUPS):
+    raise ValueError(
+        f'BiT weights need a backbone with the imagenet stem, bottleneck units and {GROUPS} '
+        f'groups; this one has the {a.stem} stem, {a.block} units and {a.groups} groups.')
+  found = {_NUMBERED.sub(r'\1/', name): value for name, value in weights.load(path).items()}
+  shapes = {v.path: tuple(v.shape) for v in backbone.variables if public_name(v.path)}
+  names = {public_name(own): own for own in shapes}
+
+  missing = [name for name in names if name not in found]
+  if missing:
+    raise ValueError(f'{path} lacks {_few(missing)} of the {len(names)} arrays of this network.')
+  # Without this, the weights of a deeper network would load in part, without a word.
+  rest = [name for name in found if name.startswith('resnet/')
+          and not name.startswith('resnet/head/') and name not in names]
+  if rest:
+    raise ValueError(f'{path} is of a deeper network than this one: it also has {_few(rest)}.')
+  for name, own in names.items():
+    if found[name].shape != shapes[own]:
+      raise ValueError(f'{path}: {name} has shape {found[name].shape}; {shapes[own]} is needed.')
+  weights.set_to(backbone, {own: found[name] for name, own in names.items()}, partly=True)
+
+
+def _few(names):
+  """The first names and, if there are more, how many there are in all."""
+  return ', '.join(names[:3]) + (f', ... ({len(names)})' if len(names) > 3 else '')
