@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from finetune import charts
+from selection import compare
 from selection import show
 from zoo import atomic
 from zoo import pixels
@@ -43,13 +44,12 @@ def write(result, task, winner, baseline, work_dir):
 
 
 def _difference(winner, baseline):
-  """Gain in test accuracy and the exact McNemar p-value on the same test images."""
-  from selection import compare
+  """The paired comparison of the two on the same test images."""
   right = []
   for run in (winner, baseline):
     with np.load(run['predictions']) as file:
       right.append(file['logits'].argmax(1) == file['labels'])
-  return {'gain': float(right[0].mean() - right[1].mean()), 'p': compare.mcnemar(*right)}
+  return compare.paired(*right)
 
 
 def _svg(figure):

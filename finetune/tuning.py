@@ -72,7 +72,18 @@ def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
     start = time.monotonic()
     train = tasks.read(task, protocol.train, candidate.image_size)
     val = tasks.read(task, protocol.val, candidate.image_size)
-    tried = [_try(candidate, task, recipe, train, val, trust, os.path.join(
+    model = _model(candidate, len(task.class_names), trust)
+    trainer = training.Trainer(model, recipes[0])
+    start_values = [variable.numpy() for variable in model.variables]
+
+    def train_from_start(examples, recipe, *arguments):
+      for variable, value in zip(model.variables, start_values, strict=True):
+        variable.assign(value)
+      return trainer.fit(batches.Batches(
+          examples.images, examples.labels, recipe.batch, recipe.seed, recipe.flip,
+          recipe.crop), recipe, *arguments)
+
+    tried = [_try(model, train_from_start, recipe, train, val, os.path.join(
         work_dir, f'tried-{i}.json'), f'{candidate.name}: setting {i + 1}/{len(recipes)}')
              for i, recipe in enumerate(recipes)]
     working = [i for i, one in enumerate(tried) if one['error'] is None]
@@ -80,10 +91,8 @@ def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
       raise ValueError(f'{candidate.describe()}: every setting failed; the first so: '
                        f'{tried[0]["error"]}')
     best = max(working, key=lambda i: (tried[i]['val_accuracy'], -tried[i]['val_loss']))
-    model = _model(candidate, len(task.class_names), trust)
-    history = training.fit(
-        model, _batches(train + val, recipes[best]), recipes[best],
-        os.path.join(work_dir, 'final'), f'{candidate.name}: final training')
+    history = train_from_start(train + val, recipes[best], os.path.join(work_dir, 'final'),
+                               f'{candidate.name}: final training')
     test = tasks.read(task, protocol.test, candidate.image_size)
     logits = training.predict(model, test.images, what=f'{candidate.name}: test')
     with atomic.writing(os.path.join(work_dir, PREDICTIONS)) as file:
@@ -139,21 +148,15 @@ def _model(candidate, classes, trust):
   return saved_layer.Tuned(layer, features[1], classes)
 
 
-def _batches(examples, recipe):
-  return batches.Batches(examples.images, examples.labels, recipe.batch, recipe.seed,
-                         recipe.flip, recipe.crop)
-
-
-def _try(candidate, task, recipe, train, val, trust, path, what):
+def _try(model, train_from_start, recipe, train, val, path, what):
   """Trains one setting and judges it on val; a dict, kept at `path`."""
   if os.path.exists(path):
     return atomic.read_json(path)
   start = time.monotonic()
   one = {'learning_rate': recipe.learning_rate, 'steps': recipe.steps, 'batch': recipe.batch,
          'val_accuracy': None, 'val_loss': None, 'error': None}
-  model = _model(candidate, len(task.class_names), trust)
   try:
-    training.fit(model, _batches(train, recipe), recipe, what=what)
+    train_from_start(train, recipe, None, what)
     logits = training.predict(model, val.images).astype(np.float64)
     own = logits[np.arange(len(val)), val.labels]
     one['val_accuracy'] = float((logits.argmax(1) == val.labels).mean())

@@ -38,12 +38,15 @@ class Entry:
   dropped: str | None = None
   correct: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
-  def to_dict(self):
-    """The entry in the JSON of `zoo-rank`."""
+  def to_dict(self, baseline=None):
+    """The entry in the JSON of `zoo-rank`; `baseline` is the entry to compare with."""
+    versus = None
+    if baseline is not None and not self.dropped:
+      versus = compare.paired(self.correct, baseline.correct)
     return {'handle': self.candidate.handle, 'expert': self.candidate.expert,
             'name': self.candidate.name, 'kind': self.candidate.kind, 'scores': self.scores,
-            'stderr': self.stderr, 'images': self.images, 'seconds': round(self.seconds, 3),
-            'dropped': self.dropped}
+            'stderr': self.stderr, 'vs_baseline': versus, 'images': self.images,
+            'seconds': round(self.seconds, 3), 'dropped': self.dropped}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Ranking:
         'beats_baseline': self.beats_baseline,
         'indistinguishable': [[e.candidate.handle, e.candidate.expert]
                               for e in self.indistinguishable],
-        'experts': [entry.to_dict() for entry in self.entries]}
+        'experts': [entry.to_dict(self.baseline) for entry in self.entries]}
 
 
 def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None, k=1,

@@ -28,15 +28,18 @@ def table(result):
   """The ranking as lines of text."""
   alike = {tuple(key) for key in result['indistinguishable']}
   width = max(len(entry['name']) for entry in result['experts'])
-  lines = [f'{"":4} {"expert":{width}} {"kind":9} {"kNN":>6} {"± s.e.":>7} {"seconds":>7}  '
-           'module']
+  lines = [f'{"":4} {"expert":{width}} {"kind":9} {"kNN":>6} {"± s.e.":>7} {"gain":>6} '
+           f'{"± s.e.":>7} {"seconds":>7}  module']
   for place, entry in enumerate(result['experts'], 1):
     head = f'{entry["name"]:{width}} {entry["kind"]:9}'
     if entry['dropped']:
       lines.append(f'{"-":>4} {head} dropped: {entry["dropped"]}')
       continue
+    versus, gain = entry['vs_baseline'], f'{"":14}'
+    if versus and entry['handle'] != result['baseline']:
+      gain = f'{100 * versus["gain"]:+6.1f} {100 * versus["stderr"]:7.1f}'
     lines.append(
-        f'{place:4} {head} {entry["scores"]["knn"]:6.1%} {entry["stderr"]:7.1%} '
+        f'{place:4} {head} {entry["scores"]["knn"]:6.1%} {entry["stderr"]:7.1%} {gain} '
         f'{entry["seconds"]:7.1f}  {entry["handle"]}'
         + ('  (may be as good)' if _key(entry) in alike else ''))
   return '\n'.join(lines)
@@ -58,30 +61,32 @@ def verdict(result):
 def chart(result):
   """The ranking as a horizontal bar chart, a matplotlib figure.
 
-  Bars are leave-one-out kNN accuracies with one standard error; the axis starts near the
-  worst, since experts of one baseline differ by a few points. A line marks the baseline.
+  Bars are leave-one-out kNN accuracies. They start at the baseline's, which is what an
+  expert has to beat, and their error bar is one standard error of the paired difference
+  from it. Without a baseline they start at zero.
   """
   from matplotlib import figure
   winner, baseline = _roles(result)
   entries = [entry for entry in result['experts'] if not entry['dropped']][:BARS]
-  shown = figure.Figure(figsize=(7, 0.9 + 0.3 * len(entries)), layout='constrained')
+  shown = figure.Figure(figsize=(7.5, 1.1 + 0.28 * len(entries)), layout='constrained')
   axes = shown.subplots()
+  start = 100 * baseline['scores']['knn'] if baseline else 0.
   scores = [100 * entry['scores']['knn'] for entry in entries]
-  errors = [100 * entry['stderr'] for entry in entries]
-  colors = ['#1b6e53' if e is winner else '#8a8f98' if e is baseline else '#a9cfc2'
-            for e in entries]
-  labels = [entry['name'] + (' (whole)' if entry['kind'] == 'expert' else '')
-            for entry in entries]
-  axes.barh(range(len(entries)), scores, xerr=errors, color=colors, height=0.72,
-            error_kw={'ecolor': '#44484f', 'elinewidth': 1})
-  axes.set_yticks(range(len(entries)), labels)
+  errors = [100 * (e['vs_baseline']['stderr'] if baseline else e['stderr']) for e in entries]
+  colors = ['#1b6e53' if e is winner else '#a9cfc2' for e in entries]
+  rows = range(len(entries))
+  axes.barh(rows, [score - start for score in scores], left=start, color=colors, height=0.7)
+  axes.errorbar(scores, rows, xerr=errors, fmt='none', ecolor='#44484f', elinewidth=1)
+  for row, score in zip(rows, scores, strict=True):
+    axes.text(1.01, row, f'{score:.1f}', va='center', transform=axes.get_yaxis_transform())
+  axes.set_yticks(rows, [e['name'] + (' (whole)' if e['kind'] == 'expert' else '')
+                         for e in entries])
   axes.invert_yaxis()
-  low = min(s - 2 * e for s, e in zip(scores, errors, strict=True))
-  high = max(s + 2 * e for s, e in zip(scores, errors, strict=True))
-  axes.set_xlim(max(low - 1, 0), min(high + 1, 100))
+  label = f'leave-one-out kNN accuracy on {result["task"]}, %'
   if baseline is not None:
-    axes.axvline(100 * baseline['scores']['knn'], color='#44484f', linewidth=1, linestyle=':')
-  axes.set_xlabel(f'leave-one-out kNN accuracy on {result["task"]}, %, ± one standard error')
+    axes.axvline(start, color='#44484f', linewidth=1)
+    label += '\n(bars start at the baseline; ± one standard error of the difference)'
+  axes.set_xlabel(label)
   for side in ('top', 'right', 'left'):
     axes.spines[side].set_visible(False)
   axes.tick_params(axis='y', length=0)

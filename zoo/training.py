@@ -93,83 +93,117 @@ def loss_of(recipe):
   return sigmoid
 
 
+class Trainer:
+  """A compiled training step of a model, for one run or for the runs of a sweep.
+
+  Compiling takes seconds, so the runs of a sweep share it. They may differ in learning
+  rate, steps, warm-up, schedule and seed; the rest is part of the compiled step.
+
+  Args:
+    model: a built Keras model from float32 images [B, H, W, 3] in [0, 1] to logits [B, C],
+      with an attribute `classes`, C.
+    recipe: a `Recipe`.
+  """
+
+  def __init__(self, model, recipe):
+    import tensorflow as tf
+    self.model = model
+    self.recipe = recipe
+    optimizer = self._optimizer = keras.optimizers.SGD(
+        recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay or None)
+    optimizer.build(model.trainable_variables)
+    loss_function = loss_of(recipe)
+
+    @tf.function
+    def update(images, labels):
+      if labels.shape.rank == 1:
+        labels = tf.one_hot(labels, model.classes)
+      with tf.GradientTape() as tape:
+        logits = model(tf.cast(images, tf.float32) / 255., training=True)
+        loss = tf.reduce_mean(loss_function(labels, logits))
+        total = loss + tf.add_n(model.losses) if model.losses else loss
+      gradients = tape.gradient(total, model.trainable_variables)
+      # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
+      gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+      optimizer.apply(gradients, model.trainable_variables)
+      hits = tf.argmax(logits, -1) == tf.argmax(labels, -1)
+      return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+
+    self._update = update
+
+  def fit(self, batches, recipe, work_dir=None, what='training'):
+    """Trains the model in place, as `fit` does.
+
+    Args:
+      batches: a `zoo.batches.Batches` of the trainer's batch size.
+      recipe: a `Recipe` that differs from the trainer's in what may differ.
+      work_dir, what: as in `fit`.
+    """
+    import tensorflow as tf
+    free = ('steps', 'learning_rate', 'warmup', 'schedule', 'flip', 'crop', 'seed')
+    if dataclasses.replace(self.recipe, **{n: getattr(recipe, n) for n in free}) != recipe:
+      raise ValueError(f'the recipe differs from the trainer\'s in more than {", ".join(free)}.')
+    for variable in self._optimizer.variables:
+      variable.assign(keras.ops.zeros_like(variable))
+    first, history, (losses, accuracies) = _restore(work_dir, self.model, self._optimizer)
+    image_spec = tf.TensorSpec([recipe.batch, *batches.images.shape[1:]], tf.uint8)
+    label_spec = tf.TensorSpec(
+        [recipe.batch, *batches.labels.shape[1:]], tf.as_dtype(batches.labels.dtype))
+    stream = tf.data.Dataset.from_generator(
+        lambda: batches.stream(first, recipe.steps),
+        output_signature=(image_spec, label_spec)).prefetch(4)
+
+    log = _Log(work_dir, history)
+    saved = time.monotonic()
+    start = saved - (history[-1]['seconds'] if history else 0)
+    every = min(STEPS_BETWEEN_LOGS, max(recipe.steps // 20, 1))
+    with progress_lib.Progress(recipe.steps, what, first) as progress:
+      for step, (images, labels) in enumerate(stream, first):
+        rate = learning_rate(recipe, step)
+        self._optimizer.learning_rate = rate
+        loss, accuracy = (float(value) for value in self._update(images, labels))
+        if not np.isfinite(loss):
+          raise NotFiniteError(
+              f'{what}: the loss is {loss} at step {step} (learning rate {rate:.4g}); '
+              'use a lower learning rate or a longer warm-up.')
+        losses.append(loss)
+        accuracies.append(accuracy)
+        done = step + 1
+        if done % every == 0 or done == recipe.steps:
+          log.add({'step': done, 'loss': float(np.mean(losses)),
+                   'accuracy': float(np.mean(accuracies)), 'learning_rate': float(rate),
+                   'seconds': round(time.monotonic() - start, 2)})
+          losses, accuracies = [], []
+        if work_dir and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+          _save(work_dir, self.model, self._optimizer, done, log.rows, (losses, accuracies))
+          saved = time.monotonic()
+        progress.advance(note=f'loss {loss:.3f}')
+    log.close()
+    return log.rows
+
+
 def fit(model, batches, recipe, work_dir=None, what='training'):
   """Trains a model in place; goes on from the checkpoint in `work_dir` if there is one.
 
   Batches depend on seed and step alone, so a resumed run sees what it would have seen.
 
   Args:
-    model: a built Keras model from float32 images [B, H, W, 3] in [0, 1] to logits [B, C].
+    model: as in `Trainer`.
     batches: a `zoo.batches.Batches`.
     recipe: a `Recipe`.
     work_dir: where checkpoint, CSV log and TensorBoard events go; None for nowhere.
     what: name of the run in the progress display.
 
   Returns:
-    A list of dicts, one every 50 steps or oftener and at the last: step, loss (mean since the one
-    before), accuracy (of the training batches), learning_rate, seconds (of training).
+    A list of dicts, one every 50 steps or oftener and at the last: step, loss (mean since
+    the one before), accuracy (of the training batches), learning_rate, seconds (of
+    training).
 
   Raises:
     NotFiniteError: the loss is NaN or infinite.
   """
-  import tensorflow as tf
-
-  optimizer = keras.optimizers.SGD(
-      recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov,
-      weight_decay=recipe.weight_decay or None)
-  optimizer.build(model.trainable_variables)
-  first, history, (losses, accuracies) = _restore(work_dir, model, optimizer)
-  loss_function = loss_of(recipe)
-
-  @tf.function
-  def update(images, labels):
-    if labels.shape.rank == 1:
-      labels = tf.one_hot(labels, model.classes)
-    with tf.GradientTape() as tape:
-      logits = model(tf.cast(images, tf.float32) / 255., training=True)
-      loss = tf.reduce_mean(loss_function(labels, logits))
-      total = loss + tf.add_n(model.losses) if model.losses else loss
-    gradients = tape.gradient(total, model.trainable_variables)
-    # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
-    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-    optimizer.apply(gradients, model.trainable_variables)
-    hits = tf.argmax(logits, -1) == tf.argmax(labels, -1)
-    return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
-
-  image_spec = tf.TensorSpec([recipe.batch, *batches.images.shape[1:]], tf.uint8)
-  label_spec = tf.TensorSpec(
-      [recipe.batch, *batches.labels.shape[1:]], tf.as_dtype(batches.labels.dtype))
-  stream = tf.data.Dataset.from_generator(
-      lambda: batches.stream(first, recipe.steps),
-      output_signature=(image_spec, label_spec)).prefetch(4)
-
-  log = _Log(work_dir, history)
-  saved = time.monotonic()
-  start = saved - (history[-1]['seconds'] if history else 0)
-  every = min(STEPS_BETWEEN_LOGS, max(recipe.steps // 20, 1))
-  with progress_lib.Progress(recipe.steps, what, first) as progress:
-    for step, (images, labels) in enumerate(stream, first):
-      rate = learning_rate(recipe, step)
-      optimizer.learning_rate = rate
-      loss, accuracy = (float(value) for value in update(images, labels))
-      if not np.isfinite(loss):
-        raise NotFiniteError(
-            f'{what}: the loss is {loss} at step {step} (learning rate {rate:.4g}); '
-            'use a lower learning rate or a longer warm-up.')
-      losses.append(loss)
-      accuracies.append(accuracy)
-      done = step + 1
-      if done % every == 0 or done == recipe.steps:
-        log.add({'step': done, 'loss': float(np.mean(losses)),
-                 'accuracy': float(np.mean(accuracies)), 'learning_rate': float(rate),
-                 'seconds': round(time.monotonic() - start, 2)})
-        losses, accuracies = [], []
-      if work_dir and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-        _save(work_dir, model, optimizer, done, log.rows, (losses, accuracies))
-        saved = time.monotonic()
-      progress.advance(note=f'loss {loss:.3f}')
-  log.close()
-  return log.rows
+  return Trainer(model, recipe).fit(batches, recipe, work_dir, what)
 
 
 def predict(function, images, batch=256, what=''):

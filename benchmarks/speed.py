@@ -1,0 +1,114 @@
+"""speed.py: images per second of embedding and of fine-tuning, beside their limits.
+
+Embedding by a module is set beside the bare compiled forward pass of the same network, and
+our training step on a module beside a plain Keras `fit` of the same network. All four run in
+turn in one process, several rounds, so that a change of the machine's speed hits all alike:
+the ratios count, not the single rates. Prints one JSON line.
+"""
+
+import json
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from zoo import cli
+
+
+def measure(preset, image_size, batch, steps, rounds):
+  """Measures the four rates.
+
+  Args:
+    preset: name of the backbone.
+    image_size: pixels.
+    batch: examples at once.
+    steps: batches a round.
+    rounds: how often each is measured; the median counts.
+
+  Returns:
+    A dict of images_per_second (of embed, forward, finetune, keras_fit) and of ratios
+    (embed_over_forward, finetune_over_keras_fit), the medians of the ratios round by round.
+  """
+  import keras
+  import numpy as np
+  import tensorflow as tf
+
+  from export import hub
+  from export import metadata
+  from export import saved_model
+  from finetune import saved_layer
+  from selection import embeddings
+  from zoo import backbones
+  from zoo import batches
+  from zoo import training
+
+  backbone = backbones.build(preset)
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (batch * steps, image_size, image_size, 3)).astype(np.uint8)
+  labels = random.integers(0, 10, len(images))
+  scaled = images.astype(np.float32) / 255
+  with tempfile.TemporaryDirectory() as folder:
+    path = f'{folder}/module'
+    saved_model.save(backbone, path)
+    module = hub.Module(path, path, metadata.read(path))
+    embedder = embeddings.Embedder(module)
+    tuned = saved_layer.Tuned(
+        saved_layer.SavedLayer(hub.load(module)), backbone.architecture.features, 10)
+  recipe = training.Recipe(steps=steps, batch=batch, learning_rate=1e-3, nesterov=False,
+                           flip=False, crop=0)
+  trainer = training.Trainer(tuned, recipe)
+  stream = batches.Batches(images, labels, batch)
+
+  bare = tf.function(backbone)
+
+  def forward():
+    for first in range(0, len(scaled), batch):
+      bare(tf.constant(scaled[first:first + batch])).numpy()
+
+  plain = keras.Sequential([backbones.build(preset), keras.layers.Dense(10)])
+  plain.compile(keras.optimizers.SGD(1e-3, momentum=0.9),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+  contenders = {
+      'forward': forward,
+      'embed': lambda: embedder(images, batch=batch),
+      'keras_fit': lambda: plain.fit(scaled, labels, batch_size=batch, verbose=0),
+      'finetune': lambda: trainer.fit(stream, recipe)}
+  for run in contenders.values():
+    run()  # compiles
+  seconds = {name: [] for name in contenders}
+  for _ in range(rounds):
+    for name, run in contenders.items():
+      start = time.perf_counter()
+      run()
+      seconds[name].append(time.perf_counter() - start)
+
+  def ratio(one, other):
+    return float(np.median(np.divide(seconds[other], seconds[one])))
+
+  return {
+      'preset': preset, 'image_size': image_size, 'batch': batch, 'rounds': rounds,
+      'images_per_second': {name: round(len(images) / float(np.median(taken)), 1)
+                            for name, taken in seconds.items()},
+      'embed_over_forward': round(ratio('embed', 'forward'), 3),
+      'finetune_over_keras_fit': round(ratio('finetune', 'keras_fit'), 3),
+      'versions': metadata.versions()}
+
+
+FLAGS = cli.new_flags()
+flags.DEFINE_string('preset', 'r14w32', 'Name of the backbone.', flag_values=FLAGS)
+flags.DEFINE_integer('image_size', 32, 'Pixels.', flag_values=FLAGS)
+flags.DEFINE_integer('batch', 64, 'Examples at once.', flag_values=FLAGS)
+flags.DEFINE_integer('steps', 16, 'Batches a round.', flag_values=FLAGS)
+flags.DEFINE_integer('rounds', 7, 'Rounds.', flag_values=FLAGS)
+
+
+def main(values, command):
+  del command
+  print(json.dumps(measure(values.preset, values.image_size, values.batch, values.steps,
+                           values.rounds)))
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, FLAGS))

@@ -1,0 +1,49 @@
+"""Packaging. Versions that go together are pinned: ScaNN's wheel is built for one TensorFlow."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+MODULES = [str(path.relative_to(HERE / 'zoo'))
+           for path in sorted((HERE / 'zoo' / 'modules').rglob('*')) if path.is_file()]
+
+setuptools.setup(
+    name='expert-zoo',
+    version='0.1.0',
+    description='Transfer learning with expert models: rank a hub of experts for a task, '
+                'fine-tune the best',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11,<3.14',
+    packages=['zoo', 'export', 'selection', 'finetune', 'benchmarks'],
+    package_data={'zoo': MODULES, 'finetune': ['report.html.j2']},
+    install_requires=[
+        'absl-py',
+        'jinja2',
+        'keras~=3.15.1',
+        'matplotlib',
+        'numpy>=2,<3',
+        'pillow',
+        'scann~=1.4.2; platform_system == "Linux"',
+        'scikit-learn',
+        'scipy',
+        'setuptools<81',  # tensorflow-hub 0.16 imports pkg_resources
+        'tensorflow~=2.20.0',
+        'tensorflow-datasets~=4.9.10',
+        'tensorflow-hub~=0.16.1',
+        'tf-keras~=2.20.1',
+        'tqdm',
+    ],
+    extras_require={'test': ['hypothesis', 'pytest', 'ruff']},
+    entry_points={'console_scripts': [
+        'zoo-transfer = finetune.transfer_main:console',
+        'zoo-rank = selection.rank_main:console',
+        'zoo-finetune = finetune.main:console',
+        'zoo-pretrain = zoo.pretrain:console',
+        'zoo-experts = zoo.experts:console',
+        'zoo-publish = export.publish:console',
+        'zoo-hub = export.hub_main:console',
+    ]},
+)
