@@ -21,6 +21,7 @@ setuptools.setup(
     package_data={'zoo': MODULES, 'finetune': ['report.html.j2']},
     install_requires=[
         'absl-py',
+        'importlib-resources',  # tensorflow-datasets needs it and does not say so
         'jinja2',
         'keras~=3.15.1',
         'matplotlib',

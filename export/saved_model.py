@@ -49,3 +49,34 @@ def save(backbone, path):
   tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
   with contextlib.suppress(FileNotFoundError):
     os.rmdir(os.path.join(path, 'assets'))  # always there, always empty
+
+
+def restore(path, description):
+  """Rebuilds the Keras network of a module of ours.
+
+  Args:
+    path: folder of the module.
+    description: its module.json.
+
+  Returns:
+    A float32 `zoo.backbones.Backbone` with the module's weights.
+
+  Raises:
+    ValueError: the module does not say its architecture, or has other variables.
+  """
+  import tensorflow as tf
+  from zoo import adapters
+  from zoo import backbones
+  if not description.get('architecture'):
+    raise ValueError(f'{path}: module.json does not say the architecture.')
+  config = description.get('adapters')
+  backbone = backbones.build(backbones.Architecture(**description['architecture']),
+                             adapters.AdapterConfig(**config) if config else None)
+  stored = tf.train.load_checkpoint(f'{path}/variables/variables')
+  keys = [f'variables/{i}/.ATTRIBUTES/VARIABLE_VALUE' for i in range(len(backbone.variables))]
+  shapes = stored.get_variable_to_shape_map()
+  for key, variable in zip(keys, backbone.variables, strict=True):
+    if shapes.get(key) != list(variable.shape):
+      raise ValueError(f'{path}: {variable.path} is not stored as its architecture has it.')
+    variable.assign(stored.get_tensor(key))
+  return backbone

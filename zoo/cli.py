@@ -59,6 +59,7 @@ def run(main, values, argv=None):
   if any(argument in ('--help', '-help', '-h', '-?', '--helpfull') for argument in argv):
     print(_help(text, values, program))
     return 0
+  _log_to_stderr()
   values.unparse_flags()
   try:
     rest = values([program, *argv])
@@ -67,7 +68,6 @@ def run(main, values, argv=None):
   except flags.Error as error:
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
     return 2
-  _log_to_stderr()
   try:
     main(values, [program, *argv])
     return 0
@@ -83,10 +83,12 @@ def run(main, values, argv=None):
 
 
 def _log_to_stderr():
-  """Shows our own messages as plain lines; of TensorFlow's and TFDS' only errors."""
-  logging.basicConfig(stream=sys.stderr, format='%(message)s', level=logging.INFO, force=True)
-  for name in ('absl', 'tensorflow', 'h5py', 'matplotlib', 'PIL'):
+  """Shows our own messages as plain lines; of all others only errors."""
+  logging.basicConfig(stream=sys.stderr, format='%(message)s', level=logging.ERROR, force=True)
+  for name in ('absl', 'tensorflow'):  # these set their own level
     logging.getLogger(name).setLevel(logging.ERROR)
+  for name in ('zoo', 'export', 'selection', 'finetune', 'benchmarks', '__main__'):
+    logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _one_line(error):

@@ -1,0 +1,125 @@
+"""What the tests share: tiny networks, a hub of them, folders of pictures.
+
+A test that needs the prepared data sets of `../shared/tfds` skips where they are absent.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / 'shared' / 'tfds'
+
+
+@pytest.fixture(scope='session')
+def shared_tfds():
+  """The folder of prepared TFDS data sets."""
+  if not SHARED.is_dir():
+    pytest.skip(f'{SHARED} is absent')
+  return str(SHARED)
+
+
+def tiny_architecture():
+  """A network of three thousand parameters for 16-pixel images."""
+  from zoo import backbones
+  return backbones.Architecture((1, 1), 8, 'basic', 4, 'small', 2, 16)
+
+
+def tiny_backbone(seed=0, experts=0):
+  """A randomly initialised tiny network, with adapters that do something if `experts`."""
+  from zoo import adapters
+  from zoo import backbones
+  config = adapters.AdapterConfig(4, experts=experts) if experts else None
+  backbone = backbones.build(tiny_architecture(), config, seed=seed)
+  random = np.random.default_rng(seed)
+  for variable in backbone.variables:
+    if variable.path.endswith('adapter/up'):
+      variable.assign(random.normal(0, 0.3, variable.shape))
+  return backbone
+
+
+def tiny_description(kind, **more):
+  """What module.json says of such a network, beside what follows from it."""
+  scores = {'slice_top1': 0.5, 'baseline_slice_top1': 0.4, 'held_out_examples': 10}
+  slice_ = {'name': 'circle', 'node': 'n1', 'classes': ['a', 'b'], 'examples': 20}
+  description = {
+      'kind': kind, 'preset': None, 'image_size': 16, 'slice': None, 'experts': None,
+      'upstream': {'task': 'made', 'source': 'made:1.0.0', 'split': 'train'},
+      'scores': None, 'cost': {'seconds': 1, 'images': 100}, 'command': ['made'], 'seed': 0,
+      'licence': 'Apache-2.0', 'parent': None}
+  if kind == 'baseline':
+    description['scores'] = {'top1': 0.5, 'top5': 0.9, 'held_out_examples': 10}
+  elif kind == 'expert':
+    description |= {'slice': slice_, 'scores': scores}
+  elif kind == 'packed':
+    description['experts'] = [
+        {'name': name, 'slice': {**slice_, 'name': name}, 'scores': scores,
+         'cost': {'seconds': 1, 'images': 100}} for name in ('circle', 'square')]
+  return description | more
+
+
+@pytest.fixture(scope='session')
+def tiny_hub(tmp_path_factory):
+  """A hub of a baseline, a whole expert and two packed adapter experts. Do not change it."""
+  from export import publish
+  root = str(tmp_path_factory.mktemp('hub'))
+  publish.publish(tiny_backbone(0), tiny_description('baseline'), root, 'test/baseline/1')
+  publish.publish(tiny_backbone(1), tiny_description('expert'), root, 'test/expert/1')
+  publish.publish(
+      tiny_backbone(2, experts=2), tiny_description('packed'), root, 'test/packed/1')
+  return root
+
+
+def draw_shape(kind, random, size=20):
+  """A picture [size, size, 3] of a bright 'square', 'cross' or 'stripes' on noise."""
+  image = random.integers(0, 60, (size, size, 3))
+  y, x = random.integers(3, size - 9, 2)
+  color = random.integers(150, 255, 3)
+  if kind == 'square':
+    image[y:y + 6, x:x + 6] = color
+  elif kind == 'cross':
+    image[y + 2:y + 4, x:x + 6] = color
+    image[y:y + 6, x + 2:x + 4] = color
+  else:
+    image[y % 3::3] = color
+  return image.astype(np.uint8)
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+  """A folder of 3 classes with 20 PNGs each."""
+  random = np.random.default_rng(0)
+  for kind in ('cross', 'square', 'stripes'):
+    folder = tmp_path / 'pictures' / kind
+    folder.mkdir(parents=True)
+    for i in range(20):
+      Image.fromarray(draw_shape(kind, random)).save(folder / f'{i}.png')
+  return str(tmp_path / 'pictures')
+
+
+@pytest.fixture
+def console(capsys):
+  """Runs a binary's main in this process: `console(module, '--flag=1')`.
+
+  Returns (exit code, stdout, stderr).
+  """
+  from zoo import cli
+
+  def run(module, *arguments):
+    capsys.readouterr()
+    code = cli.run(module.main, module.FLAGS, list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+  return run
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+  """Every test runs in a folder of its own, where default work_dirs may be made."""
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  monkeypatch.setenv('TFDS_DATA_DIR', os.path.join(tmp_path, 'tfds'))

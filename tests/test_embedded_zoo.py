@@ -1,0 +1,80 @@
+"""The embedded zoo: every module in it works where it will be used."""
+
+import os
+
+import numpy as np
+import pytest
+
+from export import hub
+from export import saved_model
+from selection import candidates
+
+MODULES = [module.handle for module in hub.modules(hub.EMBEDDED)]
+
+
+@pytest.mark.parametrize('handle', MODULES)
+def test_every_weight_trains_through_hub_keras_layer(handle):
+  import tensorflow as tf
+  import tensorflow_hub
+  import tf_keras
+  module = hub.resolve(handle)
+  size = module.metadata['image_size']
+  arguments = {'expert': 3} if module.kind == 'packed' else {}
+  layer = tensorflow_hub.KerasLayer(
+      module.path, trainable=True, arguments=arguments, input_shape=(size, size, 3))
+  model = tf_keras.Sequential([layer, tf_keras.layers.Dense(10)])
+  model.compile(tf_keras.optimizers.SGD(0.1),
+                tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  random = np.random.default_rng(0)
+  images = random.random((24, size, size, 3), np.float32)
+  labels = random.integers(0, 10, 24)
+  before = [variable.numpy() for variable in layer.trainable_variables]
+  model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
+  assert len(before) == len(layer.variables)
+  for old, variable in zip(before, layer.trainable_variables, strict=True):
+    assert not np.array_equal(old, variable.numpy()), variable.name
+    if variable.shape[0] == _experts(module) > 1:  # of stacked weights only expert 3's rows
+      moved = [not np.array_equal(a, b) for a, b in zip(old, variable.numpy(), strict=True)]
+      assert moved == [i == 3 for i in range(len(moved))]
+  assert tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in layer.variables])
+
+
+def _experts(module):
+  return len(module.metadata['experts'] or [])
+
+
+@pytest.mark.parametrize('handle', MODULES)
+def test_it_computes_what_the_keras_network_does(handle):
+  module = hub.resolve(handle)
+  backbone = saved_model.restore(module.path, module.metadata)
+  loaded = hub.load(module)
+  size = module.metadata['image_size']
+  images = np.random.default_rng(1).random((4, size, size, 3), np.float32)
+  for expert in range(max(_experts(module), 1)):
+    arguments = {'expert': expert} if _experts(module) else {}
+    np.testing.assert_allclose(
+        loaded(images, **arguments), backbone(images, **arguments), atol=1e-5, rtol=1e-5)
+
+
+def test_there_are_a_baseline_and_six_experts_on_different_slices():
+  found = candidates.find()
+  assert [c.kind for c in found].count('baseline') == 1
+  names = [c.name for c in found if c.kind != 'baseline']
+  assert len(names) == len(set(names)) >= 6
+
+
+def test_it_is_small():
+  total = sum(os.path.getsize(os.path.join(folder, file))
+              for folder, _, files in os.walk(hub.EMBEDDED) for file in files)
+  assert total <= 10e6
+
+
+@pytest.mark.parametrize('handle', MODULES)
+def test_every_card_states_data_cost_and_command(handle):
+  m = hub.resolve(handle).metadata
+  assert m['upstream']['source'] == 'tiny_imagenet_32:1.0.0'
+  assert m['licence']
+  assert m['command'][0] in ('zoo-pretrain', 'zoo-experts')
+  for one in m['experts'] or [m]:
+    assert one['cost']['seconds'] > 0
+    assert one['scores']['held_out_examples'] >= 500

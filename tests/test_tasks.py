@@ -1,0 +1,247 @@
+"""Tasks: any images, as uint8 RGB, with labels 0..C-1, the same every time."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo import pixels
+from zoo import tasks
+
+
+def _folder_task(path):
+  return tasks.load(f'folder:{path}')
+
+
+def test_digits_ship_with_scikit_learn():
+  task = tasks.load('digits')
+  assert task.splits == {'train': 1000, 'test': 797}
+  test = tasks.read(task, ('test', None), 8)
+  assert test.images.shape == (797, 8, 8, 3)
+  assert test.images.max() == 255  # sixteen grey levels, spread over all of uint8
+  assert set(test.labels) == set(range(10))
+
+
+def test_the_protocol_takes_800_then_200_in_stored_order_and_all_of_test():
+  protocol = tasks.protocol_1k(tasks.load('digits'))
+  assert protocol.train[0] == protocol.val[0] == 'train'
+  assert protocol.train[1].tolist() == list(range(800))
+  assert protocol.val[1].tolist() == list(range(800, 1000))
+  assert protocol.test[1].tolist() == list(range(797))
+
+
+def test_a_seed_draws_other_examples_and_train_and_val_stay_apart():
+  images = np.zeros((3000, 1, 1), np.uint8)
+  labels = np.arange(3000) % 2
+  task = tasks.from_arrays('made', ['a', 'b'], train=(images, labels), test=(images, labels))
+  one, two = tasks.protocol_1k(task, 1), tasks.protocol_1k(task, 2)
+  assert one.train[1].tolist() != two.train[1].tolist()
+  assert not set(one.train[1]) & set(one.val[1])
+  assert (len(one.train[1]), len(one.val[1])) == (800, 200)
+  again = tasks.protocol_1k(task, 1)
+  assert np.array_equal(one.train[1], again.train[1])
+
+
+def test_a_small_task_trains_on_four_fifths():
+  images, labels = np.zeros((50, 1, 1), np.uint8), np.arange(50) % 2
+  task = tasks.from_arrays('made', ['a', 'b'], train=(images, labels), test=(images, labels))
+  protocol = tasks.protocol_1k(task)
+  assert (len(protocol.train[1]), len(protocol.val[1])) == (40, 10)
+
+
+def test_val_comes_from_the_validation_split_where_there_is_one():
+  images, labels = np.zeros((900, 1, 1), np.uint8), np.arange(900) % 2
+  task = tasks.from_arrays('made', ['a', 'b'], train=(images, labels),
+                           validation=(images, labels), test=(images, labels))
+  protocol = tasks.protocol_1k(task)
+  assert (protocol.val[0], protocol.val[1].tolist()) == ('validation', list(range(200)))
+
+
+@pytest.mark.parametrize(('image', 'rgb'), [
+    (np.array([[7]], np.uint8), [7, 7, 7]),  # grey
+    (np.array([[[7]]], np.uint8), [7, 7, 7]),  # grey with a channel
+    (np.array([[[1, 2, 3]]], np.uint8), [1, 2, 3]),
+    (np.array([[[1, 2, 3, 255]]], np.uint8), [1, 2, 3]),  # opaque
+    (np.array([[[1, 2, 3, 0]]], np.uint8), [255, 255, 255]),  # transparent, over white
+    (np.array([[[0, 0, 0, 51]]], np.uint8), [204, 204, 204]),  # a fifth of black
+    (np.array([[65535]], np.uint16), [255, 255, 255]),
+    (np.array([[257]], np.uint16), [1, 1, 1]),
+    (np.array([[True]]), [255, 255, 255]),
+])
+def test_every_kind_of_image_becomes_rgb(image, rgb):
+  assert pixels.to_rgb(image).tolist() == [[rgb]]
+
+
+@pytest.mark.parametrize('image', [
+    np.zeros((2, 2), np.float32), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8)])
+def test_what_is_no_image_is_an_error_that_says_what_is_needed(image):
+  with pytest.raises(ValueError, match='is needed'):
+    pixels.to_rgb(image)
+
+
+@pytest.mark.parametrize(('mode', 'value', 'rgb'), [
+    ('L', 9, [9, 9, 9]), ('RGBA', (10, 20, 30, 255), [10, 20, 30]), ('1', 1, [255] * 3),
+    ('LA', (40, 255), [40] * 3), ('P', 0, None), ('I;16', 65535, [255] * 3)])
+def test_files_of_every_mode_are_read(tmp_path, mode, value, rgb):
+  path = tmp_path / 'one.png'
+  Image.new(mode, (3, 2), value).save(path)
+  image = pixels.to_rgb(pixels.decode(path))
+  assert image.shape == (2, 3, 3)
+  if rgb:
+    assert image[0, 0].tolist() == rgb
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned by a quarter
+  Image.new('RGB', (4, 2)).save(tmp_path / 'one.jpg', exif=exif)
+  assert pixels.decode(tmp_path / 'one.jpg').shape == (4, 2, 3)
+
+
+def test_a_folder_is_a_task_with_a_class_a_sub_folder(picture_folder):
+  task = _folder_task(picture_folder)
+  assert task.class_names == ('cross', 'square', 'stripes')
+  assert task.splits == {'train': 48, 'test': 12}
+  test = tasks.read(task, ('test', None), 16)
+  assert np.bincount(test.labels).tolist() == [4, 4, 4]  # one in five, of each class
+  train = tasks.read(task, ('train', range(10)), 16)
+  assert len(set(train.labels)) > 1  # the stored order mixes the classes
+
+
+def test_a_folder_may_bring_its_own_splits(tmp_path):
+  for split, count in (('train', 3), ('val', 2), ('test', 1)):
+    for name in ('a', 'b'):
+      (tmp_path / split / name).mkdir(parents=True)
+      for i in range(count):
+        Image.new('RGB', (4, 4)).save(tmp_path / split / name / f'{i}.png')
+  assert _folder_task(tmp_path).splits == {'train': 6, 'validation': 4, 'test': 2}
+
+
+def test_a_corrupt_file_is_named_counted_and_skipped(picture_folder, caplog):
+  with open(f'{picture_folder}/cross/0.png', 'rb') as file:
+    half = file.read()[:60]
+  for name in ('0.png', '1.jpg'):
+    with open(f'{picture_folder}/cross/{name}', 'wb') as file:
+      file.write(half)
+  task = _folder_task(picture_folder)
+  read = len(tasks.read(task, ('train', None), 16)) + len(tasks.read(task, ('test', None), 16))
+  assert read == 59
+  assert 'cross/0.png cannot be read' in caplog.text
+  assert 'cross/1.jpg cannot be read' in caplog.text
+  assert 'could not be read and are skipped' in caplog.text
+
+
+def test_images_of_one_pixel_are_images(tmp_path):
+  for name in ('a', 'b'):
+    (tmp_path / name).mkdir()
+    for i in range(3):
+      Image.new('RGB', (1, 1), (i, i, i)).save(tmp_path / name / f'{i}.png')
+  examples = tasks.read(_folder_task(tmp_path), ('train', None), 16)
+  assert examples.images.shape == (4, 16, 16, 3)
+
+
+def test_the_order_of_a_folder_does_not_depend_on_where_it_lies(picture_folder, tmp_path):
+  before = tasks.read(_folder_task(picture_folder), ('train', None), 16).digest()
+  (tmp_path / 'pictures').rename(tmp_path / 'elsewhere')
+  assert tasks.read(_folder_task(tmp_path / 'elsewhere'), ('train', None), 16).digest() == before
+
+
+def _one_class(path):
+  (path / 'a').mkdir()
+  Image.new('RGB', (2, 2)).save(path / 'a' / '0.png')
+
+
+def _class_with_one_image(path):
+  _one_class(path)
+  (path / 'b').mkdir()
+  for i in range(2):
+    Image.new('RGB', (2, 2)).save(path / 'b' / f'{i}.png')
+
+
+def _test_with_a_new_class(path):
+  for folder in ('train/a', 'train/b', 'test/c'):
+    (path / folder).mkdir(parents=True)
+    Image.new('RGB', (2, 2)).save(path / folder / '0.png')
+
+
+@pytest.mark.parametrize(('make', 'complaint'), [
+    (lambda path: path.rmdir(), 'there is no such folder'),
+    (lambda path: None, 'at least two are needed'),
+    (_one_class, 'at least two are needed'),
+    (_class_with_one_image, "class 'a' has one image"),
+    (_test_with_a_new_class, "test has class 'c', which training lacks"),
+])
+def test_a_folder_that_is_no_task_is_an_error_that_says_why(tmp_path, make, complaint):
+  path = tmp_path / 'folder'
+  path.mkdir()
+  make(path)
+  with pytest.raises(ValueError, match=complaint):
+    _folder_task(path)
+
+
+def test_labels_outside_the_classes_are_an_error(tmp_path):
+  images = np.zeros((4, 2, 2), np.uint8)
+  task = tasks.from_arrays('made', ['a', 'b'], train=(images, [1, 2, 1, 2]),
+                           test=(images, [0, 1, 0, 1]))
+  with pytest.raises(ValueError, match=r"has label 2 in split 'train', but its 2 classes"):
+    tasks.read(task, ('train', None), 2)
+
+
+@pytest.fixture(scope='module')
+def made_tfds(tmp_path_factory):
+  """A TFDS data set on disk without builder code: 'made', 6 grey images, 2 labels."""
+  import tensorflow_datasets as tfds
+  data_dir = tmp_path_factory.mktemp('tfds')
+  features = tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(4, 4, 1)),
+      'label': tfds.features.ClassLabel(names=['low', 'high']),
+      'group': tfds.features.ClassLabel(names=['any'])})
+  examples = [(i, {'image': np.full((4, 4, 1), 40 * i, np.uint8), 'label': int(i > 2), 'group': 0})
+              for i in range(6)]
+  tfds.dataset_builders.store_as_tfds_dataset(
+      name='made', version='1.0.0', features=features, data_dir=data_dir,
+      split_datasets={'train': examples, 'test': examples[:2]})
+  return str(data_dir)
+
+
+def test_a_tfds_data_set_is_read_in_stored_order(made_tfds):
+  task = tasks.load('made', made_tfds)
+  assert (task.class_names, task.splits) == (('low', 'high'), {'train': 6, 'test': 2})
+  assert task.source == 'made:1.0.0'
+  everything = tasks.read(task, ('train', None), 4)
+  assert sorted(everything.images[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
+  assert np.array_equal(everything.labels, everything.images[:, 0, 0, 0] > 80)
+  some = tasks.read(task, ('train', [1, 3, 4]), 4)
+  assert np.array_equal(some.images, everything.images[[1, 3, 4]])
+
+
+def test_coarse_labels_group_fine_ones(made_tfds):
+  from zoo import tfds_tasks
+  assert tfds_tasks.coarse_labels('made', made_tfds, 'label', 'group') == {
+      'low': 'any', 'high': 'any'}
+
+
+@pytest.mark.parametrize(('name', 'complaint'), [
+    ('maade', r"unknown task 'maade' \(near: made"),
+    ('no_such_thing_at_all', 'unknown task'),
+    ('made:2.0.0', 'made'),
+])
+def test_an_unknown_task_is_one_line_with_near_names(made_tfds, name, complaint):
+  with pytest.raises(ValueError, match=complaint) as raised:
+    tasks.load(name, made_tfds)
+  assert '\n' not in str(raised.value)
+
+
+def test_a_missing_data_dir_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r'--data_dir=.*nowhere is not a folder'):
+    tasks.load('made', str(tmp_path / 'nowhere'))
+
+
+def test_an_unknown_label_feature_is_named(made_tfds):
+  with pytest.raises(ValueError, match="no feature 'colour'; it has the labels label, group"):
+    tasks.load('made', made_tfds, 'colour')
+
+
+def test_a_prepared_data_set_of_another_maker_is_read(shared_tfds):
+  task = tasks.load('rsscn7_64', shared_tfds)
+  assert task.splits == {'train': 1400, 'test': 1400}
+  assert tasks.read(task, ('train', range(3)), 32).images.shape == (3, 32, 32, 3)
