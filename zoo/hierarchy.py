@@ -13,9 +13,11 @@ class Hierarchy:
   Attributes:
     parents: the node ids above each node id; none for a root.
     names: a readable name for each node id.
+    aliases: a second name, for some, by which nodes of the same name are told apart.
   """
   parents: dict[str, tuple[str, ...]]
   names: dict[str, str]
+  aliases: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for node, above in self.parents.items():
@@ -79,7 +81,9 @@ def from_json(path):
   try:
     synsets = atomic.read_json(path)['synsets']
     return Hierarchy({node: tuple(entry['hypernyms']) for node, entry in synsets.items()},
-                     {node: entry['lemmas'][0] for node, entry in synsets.items()})
+                     {node: entry['lemmas'][0] for node, entry in synsets.items()},
+                     {node: entry['lemmas'][1] for node, entry in synsets.items()
+                      if len(entry['lemmas']) > 1})
   except (KeyError, TypeError, IndexError) as error:
     raise ValueError(f'{path}: not a label tree ({type(error).__name__}: {error}): it needs '
                      '{"synsets": {id: {"lemmas": [...], "hypernyms": [...]}}}.') from None

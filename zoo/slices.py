@@ -84,12 +84,21 @@ def slices(tree, counts, min_examples, max_overlap=0.9, min_classes=2):
 
 
 def _names(tree, nodes):
-  """File-name names for nodes; those that share one get their id behind it."""
-  plain = {node: ''.join(c if c.isalnum() else '_' for c in tree.names[node].lower())
-           for node in nodes}
-  taken = list(plain.values())
-  return {node: name if taken.count(name) == 1 else f'{name}_{node}'
-          for node, name in plain.items()}
+  """File-name names for nodes; those that share one get their alias, or else id, behind it."""
+  def plain(name):
+    return ''.join(c if c.isalnum() else '_' for c in name.lower())
+
+  first = {node: plain(tree.names[node]) for node in nodes}
+  second = {node: f'{first[node]}_{plain(tree.aliases.get(node, node))}' for node in nodes}
+  names = {}
+  for node in nodes:
+    for name, others in ((first[node], first), (second[node], second)):
+      if list(others.values()).count(name) == 1:
+        names[node] = name
+        break
+    else:
+      names[node] = f'{first[node]}_{plain(node)}'
+  return names
 
 
 def table(found):
