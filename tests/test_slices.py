@@ -175,7 +175,7 @@ def test_a_tree_reads_back_from_its_file(tmp_path):
       'n1': {'lemmas': ['dog', 'domestic dog'], 'hypernyms': []},
       'n2': {'lemmas': ['pug'], 'hypernyms': ['n1']}}})
   assert hierarchy.from_json(path) == hierarchy.Hierarchy(
-      {'n1': (), 'n2': ('n1',)}, {'n1': 'dog', 'n2': 'pug'})
+      {'n1': (), 'n2': ('n1',)}, {'n1': 'dog', 'n2': 'pug'}, {'n1': 'domestic dog'})
 
 
 @pytest.mark.parametrize('content', [

@@ -254,11 +254,11 @@ def test_a_run_killed_on_its_way_ends_with_the_weights_of_an_unbroken_one(tmp_pa
 
   results = [pretrain.pretrain('digits', 'r8w16', RECIPE, folder, image_size=16)
              for folder in (broken, whole)]
-  # Not bit by bit: threads add up in another order from run to run, unbroken ones too.
+  # Mostly bit by bit; but a resumed run was seen to end a last bit (1e-7) away.
   one, other = (weights.load(os.path.join(folder, pretrain.WEIGHTS)) for folder in (broken, whole))
   assert set(one) == set(other)
   for path in one:
-    np.testing.assert_allclose(one[path], other[path], rtol=1e-4, atol=1e-5, err_msg=path)
+    np.testing.assert_allclose(one[path], other[path], rtol=1e-5, atol=1e-6, err_msg=path)
   np.testing.assert_allclose(*(result['scores']['top1'] for result in results), atol=0.002)
   # The log too is that of one run: each step once, and means over whole intervals.
   assert logged_steps(broken) == logged_steps(whole) == list(range(3, 61, 3))

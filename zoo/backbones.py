@@ -171,13 +171,15 @@ class Backbone(keras.Model):
     return ops.mean(ops.cast(x, 'float32'), axis=(1, 2))
 
   def get_config(self):
-    return {'architecture': self.architecture.to_dict(),
+    # With the name, which starts the paths of the weights.
+    return {'name': self.name, 'architecture': self.architecture.to_dict(),
             'adapters': self.adapters and self.adapters.to_dict()}
 
   @classmethod
   def from_config(cls, config):
     return cls(Architecture(**config['architecture']),
-               config['adapters'] and adapters_lib.AdapterConfig(**config['adapters']))
+               config['adapters'] and adapters_lib.AdapterConfig(**config['adapters']),
+               name=config['name'])
 
 
 def build(architecture, adapters=None, precision='float32', seed=0):

@@ -84,7 +84,7 @@ def from_json(path):
                      {node: entry['lemmas'][0] for node, entry in synsets.items()},
                      {node: entry['lemmas'][1] for node, entry in synsets.items()
                       if len(entry['lemmas']) > 1})
-  except (KeyError, TypeError, IndexError) as error:
+  except (AttributeError, KeyError, TypeError, IndexError) as error:
     raise ValueError(f'{path}: not a label tree ({type(error).__name__}: {error}): it needs '
                      '{"synsets": {id: {"lemmas": [...], "hypernyms": [...]}}}.') from None
 

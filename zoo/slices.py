@@ -10,7 +10,7 @@ class Slice:
   Attributes:
     name: of the node, unique among the slices and fit for a file name.
     node: its id in the tree.
-    classes: labels under it, in their given order.
+    classes: labels under it that have examples, in their given order.
     examples: how many examples these have.
     nearest: name of the other slice that it shares most with, or None.
     overlap: that share: examples in both over examples in either.
@@ -54,7 +54,8 @@ def slices(tree, counts, min_examples, max_overlap=0.9, min_classes=2):
   def examples(classes):
     return sum(counts[label] for label in classes)
 
-  below = tree.leaves_below(counts)
+  # A class without examples must not make its node look larger than one of the same data.
+  below = tree.leaves_below([label for label, count in counts.items() if count])
   # Most specific first, so that a node meets those inside it that are kept already.
   nodes = sorted(below, key=lambda n: (examples(below[n]), -tree.depth[n], n))
   total = examples(counts)
@@ -88,16 +89,16 @@ def _names(tree, nodes):
   def plain(name):
     return ''.join(c if c.isalnum() else '_' for c in name.lower())
 
-  first = {node: plain(tree.names[node]) for node in nodes}
+  first = {node: plain(tree.names[node]) or plain(node) for node in nodes}
   second = {node: f'{first[node]}_{plain(tree.aliases.get(node, node))}' for node in nodes}
   names = {}
   for node in nodes:
-    for name, others in ((first[node], first), (second[node], second)):
-      if list(others.values()).count(name) == 1:
-        names[node] = name
-        break
-    else:
-      names[node] = f'{first[node]}_{plain(node)}'
+    unique = (each[node] for each in (first, second)
+              if list(each.values()).count(each[node]) == 1)
+    name = next(unique, f'{first[node]}_{plain(node)}')
+    while name in names.values():  # still another's: ids may differ in an odd character only
+      name += '_'
+    names[node] = name
   return names
 
 

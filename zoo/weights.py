@@ -1,6 +1,7 @@
 """The weights of a Keras model as a dict from variable path to array, and as a file."""
 
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -50,7 +51,11 @@ def load(path):
     ValueError: it is not an .npz file, or is damaged.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
+    file = np.load(path, allow_pickle=False)
+    if isinstance(file, np.ndarray):
+      raise ValueError('it is a single array')
+    with file:
       return dict(file)
-  except (zipfile.BadZipFile, ValueError, EOFError) as error:
+  # RuntimeError: a damaged header may claim encryption or an unknown compression.
+  except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
     raise ValueError(f'{path} is not a whole .npz file ({error}).') from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 
@@ -27,6 +28,7 @@ def opened(path, settings):
     ValueError: another process holds it, or it belongs to other settings; the message
       names the process or the difference.
   """
+  settings = json.loads(json.dumps(settings))  # as they read back: tuples are lists there
   if os.path.exists(path) and not os.path.isdir(path):
     raise ValueError(f'--work_dir={path} is a file; name a folder.')
   os.makedirs(path, exist_ok=True)
