@@ -1,0 +1,136 @@
+"""The upstream line: a baseline, its experts, and the modules made of them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from export import hub
+from export import publish
+from export import saved_model
+from zoo import experts
+from zoo import pretrain
+from zoo import training
+from zoo import weights
+
+TREE = {'synsets': {
+    'any': {'lemmas': ['any'], 'hypernyms': []},
+    'low': {'lemmas': ['low number'], 'hypernyms': ['any']},
+    'high': {'lemmas': ['high'], 'hypernyms': ['any']},
+    **{str(i): {'lemmas': [str(i)], 'hypernyms': ['low' if i < 5 else 'high']}
+       for i in range(10)}}}
+
+
+@pytest.fixture(scope='module')
+def upstream(tmp_path_factory):
+  """A folder with tree.json and a baseline of digits, trained for moments."""
+  from zoo import cli
+  folder = tmp_path_factory.mktemp('upstream')
+  (folder / 'tree.json').write_text(json.dumps(TREE))
+  code = cli.run(pretrain.main, pretrain.FLAGS, [
+      '--task=digits', '--preset=r8w16', '--steps=40', '--warmup=5', '--batch=32',
+      '--noflip', '--precision=float32', f'--work_dir={folder}/baseline'])
+  assert code == 0
+  return folder
+
+
+def _experts(upstream, kind, *more):
+  return (f'--baseline={upstream}/baseline', f'--work_dir={upstream}/{kind}', '--batch=32',
+          f'--hierarchy={upstream}/tree.json', '--min_examples=100', '--steps=12',
+          '--warmup=2', f'--kind={kind}', '--adapter_width=8', '--precision=float32', *more)
+
+
+def test_a_baseline_leaves_weights_log_and_scores(upstream):
+  result = experts.read_result(upstream / 'baseline')
+  assert result['scores']['top1'] > 0.15  # ten classes
+  assert result['scores']['top1'] <= result['scores']['top5']
+  assert result['upstream']['counts'] == [99, 102, 100, 104, 98, 100, 101, 99, 98, 99]
+  assert result['command'][0] == 'zoo-pretrain'
+  values = weights.load(upstream / 'baseline' / 'weights.npz')
+  assert values['head/kernel'].shape == (64, 10)
+  assert os.listdir(upstream / 'baseline' / 'tensorboard')
+
+
+def test_the_slices_can_be_seen_before_anything_is_trained(upstream, console):
+  code, out, _ = console(experts, *_experts(upstream, 'whole', '--list'))
+  assert code == 0
+  assert [line.split()[0] for line in out.splitlines()[1:]] == ['low_number', 'high']
+  assert not (upstream / 'whole').exists()
+
+
+@pytest.mark.parametrize('kind', ['whole', 'adapter'])
+def test_experts_start_from_the_baseline_and_done_ones_are_skipped(
+    upstream, kind, console, monkeypatch):
+  code, first, err = console(experts, *_experts(upstream, kind, '--slices=high'))
+  assert code == 0, err
+  code, out, err = console(experts, *_experts(upstream, kind))
+  assert code == 0, err
+  assert 'high (2/2): step' not in err
+  rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+  assert rows['slice'] == ['examples', 'seconds', 'baseline', 'expert']
+  assert rows['high'] == {line.split()[0]: line.split()[1:]
+                          for line in first.splitlines()}['high']
+  baseline = weights.load(upstream / 'baseline' / 'weights.npz')
+  one = weights.load(upstream / kind / 'high' / 'weights.npz')
+  assert one['head/kernel'].shape == (64, 5)  # the slice's classes
+  same = {path: np.array_equal(one[path], value) for path, value in baseline.items()
+          if path.startswith('backbone/')}
+  assert all(same.values()) if kind == 'adapter' else not any(same.values())
+  monkeypatch.setattr(training, 'Trainer', None)  # all is done: nothing may train
+  assert console(experts, *_experts(upstream, kind))[:2] == (0, out)
+
+
+def test_publishing_packs_adapter_experts_and_gives_whole_ones_a_module_each(
+    upstream, console):
+  root = str(upstream / 'hub')
+  for arguments in (
+      [f'--work_dir={upstream}/baseline', '--name=base'],
+      [f'--work_dir={upstream}/whole', '--name=whole', '--parent=me/base'],
+      [f'--work_dir={upstream}/adapter', '--name=packed', '--parent=me/base']):
+    code, _, err = console(publish, f'--hub={root}', '--publisher=me', *arguments)
+    assert code == 0, err
+  assert [module.handle for module in hub.modules(root)] == [
+      'me/base/1', 'me/packed/1', 'me/whole-high/1', 'me/whole-low_number/1']
+  base, packed = hub.resolve('me/base', root), hub.resolve('me/packed', root)
+  assert packed.metadata['parent'] == base.metadata['fingerprint']
+  assert packed.metadata['command'][0] == 'zoo-experts'
+  names = [expert['name'] for expert in packed.metadata['experts']]
+  assert names == ['high', 'low_number']
+  # Expert i of the packed module is what was trained for slice i.
+  network = saved_model.restore(packed.path, packed.metadata)
+  for i, name in enumerate(names):
+    trained = weights.load(upstream / 'adapter' / name / 'weights.npz')
+    for variable in network.variables:
+      value = trained[variable.path]
+      stored = variable.numpy()
+      np.testing.assert_array_equal(
+          stored[i:i + 1] if 'adapter' in variable.path else stored, value)
+
+
+def test_whole_experts_that_are_published_are_skipped(upstream, console):
+  root = str(upstream / 'hub2')
+  flags = (f'--hub={root}', '--publisher=me', f'--work_dir={upstream}/whole', '--name=whole')
+  assert len(json.loads(console(publish, *flags)[1])) == 2
+  assert json.loads(console(publish, *flags)[1]) == []
+
+
+@pytest.mark.parametrize(('flags', 'complaint'), [
+    (['--slices=middle'], "no slice 'middle'; there are low_number, high"),
+    (['--min_examples=100000'], 'use a lower --min_examples'),
+    (['--baseline=nowhere'], 'is not the folder of a finished training run'),
+    (['--coarse_label=label'], 'give either --hierarchy or --coarse_label'),
+])
+def test_bad_input_is_one_line(upstream, console, flags, complaint):
+  code, out, err = console(experts, *_experts(upstream, 'whole', '--list', *flags))
+  assert (code, out) == (1, '')
+  assert complaint in err
+  assert err.count('\n') == 1
+
+
+def test_publishing_nothing_is_an_error(console, tmp_path):
+  code, _, err = console(publish, f'--work_dir={tmp_path}', '--hub=hub', '--publisher=me',
+                         '--name=base')
+  assert code == 1
+  assert 'has no finished training run' in err
+  assert not os.path.exists('hub')
