@@ -6,7 +6,8 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 MODULES = [str(path.relative_to(HERE / 'zoo'))
-           for path in sorted((HERE / 'zoo' / 'modules').rglob('*')) if path.is_file()]
+           for path in sorted((HERE / 'zoo' / 'modules').rglob('*')) if path.is_file()
+           and not any(part.startswith('.') for part in path.parts)]  # killed publishing
 
 setuptools.setup(
     name='expert-zoo',

@@ -7,6 +7,7 @@ import re
 import zoo
 from export import metadata
 from export import safety
+from zoo import cli
 
 EMBEDDED = os.path.join(os.path.dirname(zoo.__file__), 'modules')
 _PART = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.\-]*')
@@ -100,9 +101,7 @@ def resolve(handle, root=EMBEDDED):
       raise ValueError(
           f'{handle} could not be fetched ({type(error).__name__}: {error}).') from None
     return Module(handle, path, metadata.read(path))
-  if os.path.isdir(handle):
-    path = os.path.abspath(handle)
-    return Module(handle, path, metadata.read(path))
+  # The hub comes first: a folder below the present one must not stand in for its modules.
   parts = handle.split('/')
   if len(parts) == 2 and all(map(_PART.fullmatch, parts)):
     folder = os.path.join(root, *parts)
@@ -110,9 +109,12 @@ def resolve(handle, root=EMBEDDED):
     if found:
       parts.append(max(found, key=int))
   path = os.path.join(root, *parts)
-  if len(parts) != 3 or not all(map(_PART.fullmatch, parts)) or not os.path.isdir(path):
-    raise ValueError(f'no module {handle!r}: it is neither a folder nor in {root}.')
-  return Module('/'.join(parts), path, metadata.read(path))
+  if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and os.path.isdir(path):
+    return Module('/'.join(parts), path, metadata.read(path))
+  if not os.path.isdir(handle):
+    raise ValueError(f'no module {handle!r}: it is neither in {root} nor a folder.')
+  path = os.path.abspath(handle)
+  return Module(handle, path, metadata.read(path))
 
 
 def check(module, trust=False):
@@ -150,4 +152,4 @@ def load(module, trust=False):
     return tf.saved_model.load(module.path)
   except Exception as error:  # TensorFlow's own, of many kinds
     raise ValueError(f'module {module.handle} cannot be loaded '
-                     f'({type(error).__name__}: {str(error).splitlines()[0]}).') from None
+                     f'({type(error).__name__}: {cli.last_line(error)}).') from None

@@ -72,15 +72,14 @@ def verify_against(backbone, path):
   import tensorflow_hub
   size = min(backbone.architecture.image_size, 64)
   images = np.random.default_rng(0).random((2, size, size, 3), np.float32)
-  experts = backbone.adapters.experts if backbone.adapters else 1
-  for expert in range(experts):
-    arguments = {'expert': expert} if experts > 1 else {}
+  for expert in range(backbone.adapters.experts if backbone.adapters else 1):
+    arguments = {'expert': expert} if backbone.adapters else {}
     layer = tensorflow_hub.KerasLayer(path, trainable=True, arguments=arguments)
     wanted = np.asarray(backbone(images, **arguments))
     error = np.abs(np.asarray(layer(images)) - wanted).max() / max(1., np.abs(wanted).max())
     if not error <= TOLERANCE:
       raise ValueError(f'the module loaded back differs from its network by {error:.2g}'
-                       f'{f" (expert {expert})" if experts > 1 else ""}; it is not published.')
+                       f'{f" (expert {expert})" if arguments else ""}; it is not published.')
 
 
 def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licence='',
@@ -117,12 +116,18 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
   if not folders:
     raise ValueError(f'{work_dir} has no finished training run (no {pretrain.RESULT}).')
   results = [experts.read_result(folder) for folder in folders]
-  common = {'licence': licence, 'command': [*results[0]['command'], '&&', *command],
-            'seed': results[0]['seed'],
-            'parent': hub.resolve(parent, root).metadata['fingerprint'] if parent else None}
-  if results[0].get('adapters'):
+  kinds = {'adapter' if result.get('adapters') else 'whole' for result in results}
+  if len(kinds) > 1:
+    raise ValueError(f'{work_dir} has adapter and whole experts: publish them one by one.')
+  parent = hub.resolve(parent, root).metadata['fingerprint'] if parent else None
+
+  def common(result):
+    return {'licence': licence, 'command': [*result['command'], '&&', *command],
+            'seed': result['seed'], 'parent': parent}
+
+  if kinds == {'adapter'}:
     handle = f'{publisher}/{name}/{version}'
-    _publish_packed(folders, results, common, root, handle)
+    _publish_packed(folders, results, common(results[0]), root, handle)
     return [handle]
   published = []
   for folder, result in zip(folders, results, strict=True):
@@ -130,7 +135,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     handle = f'{publisher}/{name}{suffix}/{version}'
     if len(folders) > 1 and os.path.exists(os.path.join(root, handle)):
       continue
-    publish(_rebuild(result, folder), _describe(result) | common, root, handle)
+    publish(_rebuild(result, folder), _describe(result) | common(result), root, handle)
     published.append(handle)
   return published
 

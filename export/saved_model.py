@@ -18,28 +18,33 @@ def save(backbone, path):
   import tensorflow as tf
 
   images = tf.TensorSpec([None, None, None, 3], tf.float32, name='images')
-  packed = backbone.adapters is not None and backbone.adapters.experts > 1
   # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
   root = tf.train.Checkpoint()
 
-  if packed:
+  # All entries share one graph of the network for each value of `training`.
+  @tf.function
+  def network(images, training, expert):
+    return backbone(images, training=training, expert=expert)
+
+  first = tf.constant(0, tf.int32)
+  if backbone.adapters is not None:
     @tf.function
     def call(images, training=False, expert=0):
-      return backbone(images, training=training, expert=expert)
+      return network(images, training, tf.convert_to_tensor(expert, tf.int32))
   else:
     @tf.function
     def call(images, training=False):
-      return backbone(images, training=training)
+      return network(images, training, first)
 
   for training in (False, True):
     call.get_concrete_function(images, training=training)
-    if packed:
+    if backbone.adapters is not None:
       call.get_concrete_function(
           images, training=training, expert=tf.TensorSpec([], tf.int32, name='expert'))
 
   @tf.function(input_signature=[images])
   def serving_default(images):
-    return {'default': backbone(images, training=False)}
+    return {'default': network(images, False, first)}
 
   root.__call__ = call
   # `variables`, not `weights`: a seed generator's state is among the former only.

@@ -46,13 +46,13 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
   """
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
+  work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
   budget = budget or sweep.default_budget()
   found = candidates.find(hub, handles, image_size)
   settings = {
       'task': task.name, 'source': task.source, 'k': k, 'seed': seed,
       'batch': budget.batch, 'steps_scale': budget.steps_scale,
-      'modules': sorted({(c.module.metadata['fingerprint'], c.image_size) for c in found})}
-  settings['modules'] = [list(pair) for pair in settings['modules']]
+      'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
   with work_dirs.opened(work_dir, settings):
     done = os.path.join(work_dir, RESULT)
     if os.path.exists(done):
@@ -62,21 +62,20 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     logger.info('%s', show.verdict(ranked))
 
     def tune(entry, folder):
-      start = time.monotonic()
-      handle = entry['handle'] + (f'#{entry["expert"]}' if entry['expert'] is not None else '')
-      result = tuning.finetune(
-          task, handle, os.path.join(work_dir, folder), hub, data_dir, image_size, budget,
-          seed, trust, command)
+      candidate = next(c for c in found
+                       if (c.handle, c.expert) == (entry['handle'], entry['expert']))
+      result = tuning.finetune(task, candidate, os.path.join(work_dir, folder), budget=budget,
+                               seed=seed, trust=trust, command=command)
       logger.info('%s: test accuracy %.1f%%', show.describe(entry),
                   100 * result['test_accuracy'])
-      return result, time.monotonic() - start
+      return result
 
     best = ranked['experts'][0]
     plain = next((e for e in ranked['experts']
                   if e['handle'] == ranked['baseline'] and not e['dropped']), None)
-    winner, _ = tune(best, 'winner')
+    winner = tune(best, 'winner')
     same = plain is best
-    baseline = winner if same else plain and tune(plain, 'baseline')[0]
+    baseline = winner if same else plain and tune(plain, 'baseline')
     result = {
         'task': task.name, 'source': task.source, 'protocol': ranked['protocol'],
         'winner': _short(winner), 'baseline': baseline and _short(baseline),

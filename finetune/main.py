@@ -33,7 +33,7 @@ def budget_of(values):
                         default.steps_scale if values.steps_scale is None
                         else values.steps_scale)
   if budget.batch < 1 or budget.steps_scale <= 0:
-    raise ValueError('--batch and --steps_scale must be above 0.')
+    raise flags.Error('--batch and --steps_scale must be above 0')
   return budget
 
 

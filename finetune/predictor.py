@@ -50,7 +50,7 @@ def save(model, image_size, class_names, target, describe):
   root.module = model.layer.loaded
   with atomic.writing_folder(target) as path:
     tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
-    with contextlib.suppress(FileNotFoundError, OSError):
+    with contextlib.suppress(FileNotFoundError):
       os.rmdir(os.path.join(path, 'assets'))
     images = np.random.default_rng(0).integers(
         0, 256, (2, 2 * image_size, image_size, 3)).astype(np.uint8)

@@ -37,8 +37,8 @@ def write(result, task, winner, baseline, work_dir):
       result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
       runs=[('winner', winner)] + ([('baseline', baseline)] if both else []),
       difference=_difference(winner, baseline) if both else None,
-      ranking_chart=_svg(show.chart(ranked)), curves=_svg(charts.curves(curves)),
-      confusion=_svg(charts.confusion(np.array(winner['confusion']), task.class_names)),
+      ranking_chart=_svg(show.chart, ranked), curves=_svg(charts.curves, curves),
+      confusion=_svg(charts.confusion, np.array(winner['confusion']), task.class_names),
       examples=_examples(task, winner['predictions']), picture=PICTURE)
   atomic.write_text(os.path.join(work_dir, 'report.html'), page)
 
@@ -52,11 +52,9 @@ def _difference(winner, baseline):
   return compare.paired(*right)
 
 
-def _svg(figure):
-  """A matplotlib figure as markup to put into a page."""
-  buffer = io.StringIO()
-  figure.savefig(buffer, format='svg')
-  text = buffer.getvalue()
+def _svg(draw, *arguments):
+  """A figure as markup to put into a page."""
+  text = show.render(draw, *arguments).decode()
   return text[text.index('<svg'):]
 
 

@@ -7,6 +7,8 @@
 import keras
 import numpy as np
 
+from selection import embeddings
+
 
 class SavedLayer(keras.layers.Layer):
   """Calls a loaded SavedModel and gives Keras its variables.
@@ -35,8 +37,9 @@ class SavedLayer(keras.layers.Layer):
 
   def call(self, images, training=False):
     """float32 [B, H, W, 3] in the module's range to its output, [B, F]."""
-    # The two values of `training` were traced apart; a symbolic one would fit neither.
-    return self.loaded(images, training=bool(training), **self._arguments)
+    for loss in getattr(self.loaded, 'regularization_losses', ()):
+      self.add_loss(loss())
+    return embeddings.call(self.loaded, images, bool(training), **self._arguments)
 
 
 class Tuned(keras.Model):

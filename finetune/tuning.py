@@ -7,11 +7,13 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 import time
 
 import numpy as np
 
 from export import hub as hub_lib
+from export import metadata
 from finetune import saved_layer
 from finetune import sweep
 from selection import candidates
@@ -28,7 +30,7 @@ PREDICTIONS = 'predictions.npz'
 MODULE = 'module'
 
 
-def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_size=None,
+def finetune(task, expert, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_size=None,
              budget=None, seed=0, trust=False, command=()):
   """Fine-tunes a whole network and a new head; chooses by val, tests once.
 
@@ -37,7 +39,8 @@ def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
 
   Args:
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
-    handle: of the module, 'HANDLE#EXPERT' for one expert of a packed module.
+    expert: a `selection.candidates.Candidate`, or a handle as `selection.candidates.one`
+      takes it.
     work_dir: folder of this run; it goes on there after a kill.
     hub: folder of the hub that the handle is looked up in.
     data_dir: where TFDS finds prepared data sets.
@@ -57,7 +60,10 @@ def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
   """
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
-  candidate = candidates.one(handle, hub, image_size)
+  candidate = expert
+  if isinstance(expert, str):
+    candidate = candidates.one(expert, hub, image_size)
+  work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
   protocol = tasks.protocol_1k(task)
   recipes = sweep.light(budget or sweep.default_budget(), seed)
   settings = {
@@ -102,6 +108,8 @@ def finetune(task, handle, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
         'handle': candidate.handle, 'expert': candidate.expert, 'name': candidate.name,
         'fingerprint': candidate.module.metadata['fingerprint'],
         **evaluate(logits, test.labels, len(task.class_names)),
+        'examples_digest': (train + val).digest(), 'seed': seed,
+        'versions': metadata.versions(),
         'setting': tried[best], 'tried': tried, 'history': history,
         'module': os.path.join(work_dir, MODULE),
         'predictions': os.path.join(work_dir, PREDICTIONS),
@@ -138,14 +146,16 @@ def _model(candidate, classes, trust):
   loaded = hub_lib.load(candidate.module, trust)
   layer = saved_layer.SavedLayer(loaded, candidate.expert)
   size = candidate.image_size
-  features = layer(np.zeros((1, size, size, 3), np.float32)).shape
-  if len(features) != 2:
-    raise ValueError(f'module {candidate.handle} gives shape {tuple(features)} where an '
+  embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
+  if embedding.ndim != 2:
+    raise ValueError(f'module {candidate.handle} gives shape {embedding.shape} where an '
                      'embedding is [batch, features].')
+  if not np.isfinite(embedding).all():
+    raise ValueError(f'module {candidate.handle} gives embeddings that are not finite.')
   if not layer.trainable_variables:
     logger.warning('%s has no trainable variables: only the head is trained.',
                    candidate.describe())
-  return saved_layer.Tuned(layer, features[1], classes)
+  return saved_layer.Tuned(layer, embedding.shape[1], classes)
 
 
 def _try(model, train_from_start, recipe, train, val, path, what):
@@ -158,6 +168,8 @@ def _try(model, train_from_start, recipe, train, val, path, what):
   try:
     train_from_start(train, recipe, None, what)
     logits = training.predict(model, val.images).astype(np.float64)
+    if not np.isfinite(logits).all():
+      raise training.NotFiniteError(f'{what}: the outputs are not finite after the last step.')
     own = logits[np.arange(len(val)), val.labels]
     one['val_accuracy'] = float((logits.argmax(1) == val.labels).mean())
     one['val_loss'] = float(np.mean(np.logaddexp.reduce(logits, axis=1) - own))
@@ -171,12 +183,11 @@ def _try(model, train_from_start, recipe, train, val, path, what):
 
 
 def _publish(model, candidate, task, result, command):
-  """Writes the fine-tuned module, unless it is there from before a kill."""
+  """Writes the fine-tuned module."""
   from export import card
-  from export import metadata
   from finetune import predictor
-  if os.path.exists(result['module']):
-    return
+  # One from before a kill was trained apart from what result.json is going to say.
+  shutil.rmtree(result['module'], ignore_errors=True)
 
   def describe(path):
     metadata.write(path, {

@@ -1,6 +1,7 @@
 """Candidates: the experts of a hub, each of which can embed images."""
 
 import dataclasses
+import os
 
 from export import hub as hub_lib
 
@@ -59,21 +60,25 @@ def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None):
     ValueError: nothing is found, or a module does not say its image size.
   """
   modules = hub_lib.modules(hub) if hub else []
-  modules += [hub_lib.resolve(handle, hub or hub_lib.EMBEDDED) for handle in handles]
-  found = []
-  for module in modules:
-    if module.kind == 'finetuned':
-      continue
-    size = module.metadata['image_size'] or image_size
-    if not size:
-      raise ValueError(f'module {module.handle} does not say its image size: '
-                       'give --image_size.')
-    experts = module.metadata.get('experts')
-    indices = range(len(experts)) if experts else [None]
-    found += [Candidate(module, index, size) for index in indices]
+  for handle in handles:
+    module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
+    if all(os.path.realpath(module.path) != os.path.realpath(m.path) for m in modules):
+      modules.append(module)
+  found = [candidate for module in modules if module.kind != 'finetuned'
+           for candidate in _of_module(module, image_size)]
   if not found:
     raise ValueError('there is no module to choose from: give --hub or --handles.')
   return found
+
+
+def _of_module(module, image_size):
+  """The candidates of one module."""
+  size = module.metadata['image_size'] or image_size
+  if not size:
+    raise ValueError(f'module {module.handle} does not say its image size: give --image_size.')
+  experts = module.metadata.get('experts')
+  return [Candidate(module, index, size)
+          for index in (range(len(experts)) if experts else [None])]
 
 
 def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
@@ -85,9 +90,10 @@ def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
     ValueError: there is no such module or expert, or a packed module needs '#EXPERT'.
   """
   handle, _, expert = handle.partition('#')
-  found = find(None, [hub_lib.resolve(handle, hub).path], image_size)
-  module = dataclasses.replace(found[0].module, handle=handle)
-  found = [dataclasses.replace(candidate, module=module) for candidate in found]
+  module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
+  if module.kind == 'finetuned':
+    raise ValueError(f'module {handle} is a finished classifier: give an expert or baseline.')
+  found = _of_module(module, image_size)
   if not expert and len(found) == 1:
     return found[0]
   chosen = [c for c in found if expert and expert in (str(c.expert), c.name)]

@@ -6,7 +6,32 @@ Shapes: N images, H height, W width, F features.
 import numpy as np
 
 from export import hub
+from zoo import cli
 from zoo import training
+
+
+def call(loaded, images, training, **arguments):
+  """Calls a Reusable SavedModel, with `training` if it takes that: the API makes it optional.
+
+  Args:
+    loaded: an object of `tf.saved_model.load` with `__call__`.
+    images: float32 tensor [B, H, W, 3].
+    training: a Python bool; the two values were traced apart.
+    **arguments: further ones, such as `expert`.
+
+  Returns:
+    What the module returns, [B, F].
+  """
+  if _takes_training(loaded.__call__):
+    arguments['training'] = training
+  return loaded(images, **arguments)
+
+
+def _takes_training(function):
+  """Whether any trace of a loaded function has an argument `training`."""
+  traces = getattr(function, 'concrete_functions', ())
+  return not traces or any(
+      'training' in trace.function_type.parameters for trace in traces)
 
 
 class Embedder:
@@ -25,7 +50,8 @@ class Embedder:
     self.module = module
     loaded = hub.load(module, trust)
     if callable(loaded):
-      self._function = tf.function(lambda images, **kw: loaded(images, training=False, **kw))
+      self._function = tf.function(
+          lambda images, **arguments: call(loaded, images, False, **arguments))
     elif 'serving_default' in loaded.signatures:
       signature = loaded.signatures['serving_default']
       arguments = signature.structured_input_signature[1]
@@ -34,11 +60,11 @@ class Embedder:
                          f'{len(arguments)} inputs; an image module takes one.')
       name = next(iter(arguments))
 
-      def call(images):
+      def serve(images):
         outputs = signature(**{name: images})
         return outputs.get('default', next(iter(outputs.values())))
 
-      self._function = tf.function(call)
+      self._function = tf.function(serve)
     else:
       raise ValueError(f'module {module.handle} has neither __call__ nor serving_default.')
     self._loaded = loaded  # a function alone would not keep the variables alive
@@ -66,7 +92,7 @@ class Embedder:
           lambda piece: self._function(tf.constant(piece), **arguments), images, batch, what)
     except (tf.errors.OpError, ValueError, TypeError) as error:
       raise ValueError(f'module {self.module.handle} fails on images of shape '
-                       f'{images.shape[1:]}: {str(error).strip().splitlines()[0]}') from None
+                       f'{images.shape[1:]}: {cli.last_line(error)}') from None
     if embeddings.ndim != 2:
       raise ValueError(f'module {self.module.handle} gives shape '
                        f'{("N", *embeddings.shape[1:])} where an embedding is [N, features].')

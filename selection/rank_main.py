@@ -31,6 +31,8 @@ def main(values, command):
   del command
   from selection import ranking
   from selection import show
+  if values.chart:
+    show.check_chart_path(values.chart)  # before the work, not after
   result = ranking.rank(
       values.task, values.hub, values.handles, values.image_size, values.data_dir, values.k,
       values.seed, values.neighbors, values.trust).to_dict()

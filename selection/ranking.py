@@ -54,15 +54,17 @@ class Ranking:
   """The experts of a hub for a task, best first.
 
   Attributes:
-    task: name of the task.
+    task, source: name of the task, and builder and version of its data.
     hub: folder of the hub.
     examples: N, how many labelled examples were used.
     entries: all candidates, best first, the dropped ones last.
     k: neighbours that vote.
     protocol: how the examples were drawn.
-    digest: of the examples, as in `zoo.tasks.Examples.digest`.
+    digest: of the examples at the hub's smallest image size, as in
+      `zoo.tasks.Examples.digest`.
   """
   task: str
+  source: str
   hub: str
   examples: int
   entries: list[Entry]
@@ -97,7 +99,7 @@ class Ranking:
   def to_dict(self):
     """The JSON of `zoo-rank`."""
     return {
-        'task': self.task, 'hub': self.hub, 'examples': self.examples,
+        'task': self.task, 'source': self.source, 'hub': self.hub, 'examples': self.examples,
         'protocol': self.protocol, 'examples_digest': self.digest, 'k': self.k,
         'winner': self.winner.candidate.handle, 'winner_expert': self.winner.candidate.expert,
         'baseline': self.baseline and self.baseline.candidate.handle,
@@ -137,6 +139,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
   examples = {size: tasks.read(task, protocol.train, size) + tasks.read(
       task, protocol.val, size) for size in sizes}
   labels = examples[sizes[0]].labels
+  if k < 1:
+    raise ValueError(f'k is {k}; it must be 1 or more.')
   if len(labels) <= k:
     raise ValueError(f'task {task.name!r} has {len(labels)} examples but k is {k}: use '
                      f'--k={max(len(labels) - 1, 1)} or less, or more examples.')
@@ -159,7 +163,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
                     len(labels), time.monotonic() - start, correct=correct)
       logger.info('%d/%d %s: kNN %.1f%% ± %.1f', number, len(found), candidate.describe(),
                   100 * entry.scores['knn'], 100 * entry.stderr)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
       entry = Entry(candidate, {}, None, 0, time.monotonic() - start, dropped=str(error))
       logger.warning('%d/%d %s: dropped: %s', number, len(found), candidate.describe(), error)
     entries.append(entry)
@@ -167,5 +171,5 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
       e.dropped is not None, -e.scores.get('knn', 0.), e.candidate.kind != 'baseline'))
   if entries[0].dropped:
     raise ValueError(f'no module could be used; the first failed so: {entries[0].dropped}')
-  return Ranking(task.name, hub, len(labels), entries, k, protocol.name,
+  return Ranking(task.name, task.source, hub, len(labels), entries, k, protocol.name,
                  examples[sizes[0]].digest())

@@ -93,9 +93,30 @@ def chart(result):
   return shown
 
 
+def render(draw, *arguments, kind='svg'):
+  """Draws a figure and gives it as bytes.
+
+  Args:
+    draw: function that returns a matplotlib figure.
+    *arguments: of that function.
+    kind: 'svg', 'png' or 'pdf'.
+  """
+  import matplotlib
+  buffer = io.BytesIO()
+  # Class names are text: a dollar in one starts no formula, and the page's fonts draw them.
+  with matplotlib.rc_context({'text.parse_math': False, 'svg.fonttype': 'none'}):
+    draw(*arguments).savefig(buffer, format=kind, dpi=150)
+  return buffer.getvalue()
+
+
+def check_chart_path(path):
+  """Raises ValueError unless `path` ends in .png, .svg or .pdf."""
+  if not path.endswith(('.png', '.svg', '.pdf')):
+    raise ValueError(f'--chart={path} must end in .png, .svg or .pdf.')
+
+
 def save_chart(result, path):
   """Writes the chart; the ending of `path` (.png, .svg, .pdf) gives the format."""
-  buffer = io.BytesIO()
-  chart(result).savefig(buffer, format=path.rsplit('.', 1)[-1], dpi=150)
+  check_chart_path(path)
   with atomic.writing(path) as file:
-    file.write(buffer.getvalue())
+    file.write(render(chart, result, kind=path.rsplit('.', 1)[-1]))

@@ -166,8 +166,13 @@ def test_a_module_without_trainable_weights_trains_its_head_only(
     (['--handle=test/nothing'], "no module 'test/nothing'"),
     (['--handle=test/packed'], 'is a packed module'),
     (['--handle=test/baseline', '--task=folder:nowhere'], 'there is no such folder'),
-    (['--handle=test/baseline', '--steps_scale=0'], 'must be above 0'),
 ])
+def test_steps_cannot_be_scaled_to_nothing(tiny_hub, console):
+  code, _, err = console(main, f'--hub={tiny_hub}', '--handle=test/baseline', '--steps_scale=0')
+  assert code == 2
+  assert 'must be above 0' in err
+
+
 def test_bad_input_is_one_line_and_leaves_no_work_dir(tiny_hub, console, flags, complaint):
   code, out, err = console(main, f'--hub={tiny_hub}', '--work_dir=work', *flags)
   assert (code, out) == (1, '')

@@ -117,6 +117,16 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
   assert not (tmp_path / 'hub').exists()
 
 
+def test_a_failure_leaves_what_others_have_published_meanwhile(tmp_path):
+  from zoo import atomic
+  with pytest.raises(OSError, match='full'), atomic.writing_folder(tmp_path / 'hub/a/b/1'):
+    with atomic.writing_folder(tmp_path / 'hub/a/b/2') as path, open(f'{path}/x', 'w') as file:
+      file.write('another process')
+    raise OSError('full')
+  assert (tmp_path / 'hub/a/b/2/x').read_text() == 'another process'
+  assert os.listdir(tmp_path / 'hub/a/b') == ['2']
+
+
 def test_weights_that_are_not_finite_are_not_published(tmp_path):
   backbone = tiny_backbone()
   backbone.variables[0].assign(np.full(backbone.variables[0].shape, np.nan))
@@ -169,6 +179,21 @@ def test_a_graph_that_reaches_for_files_is_refused_unless_trusted(tmp_path):
   assert callable(hub.load(hub.resolve(path), trust=True))
 
 
+def test_writing_a_checkpoint_from_the_model_is_reaching_out(tmp_path):
+  import tensorflow as tf
+  root = tf.train.Checkpoint()
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+  def call(images):
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / 'stolen'), tensor_names=['images'],
+                      shape_and_slices=[''], tensors=[images])
+    return tf.reduce_mean(images, (1, 2))
+
+  root.__call__ = call
+  tf.saved_model.save(root, str(tmp_path / 'spy'))
+  assert safety.ops_reaching_out(str(tmp_path / 'spy')) == ['SaveV2']
+
+
 def test_our_own_modules_reach_for_nothing(tiny_hub):
   for module in hub.modules(tiny_hub):
     assert safety.ops_reaching_out(module.path) == []
@@ -203,17 +228,20 @@ def test_a_half_written_module_is_not_listed(tiny_hub, tmp_path):
 
 
 def test_zoo_hub_lists_and_verifies(tiny_hub, console):
-  code, out, _ = console(hub_main, f'--hub={tiny_hub}', '--action=verify')
+  code, out, err = console(hub_main, f'--hub={tiny_hub}', '--action=verify')
   assert code == 0
-  assert '3 modules, all whole.' in out
+  assert 'test/packed/1' in out
+  assert '3 modules, all whole.' in err
   code, out, _ = console(hub_main, f'--hub={tiny_hub}', '--json')
   assert [m['kind'] for m in json.loads(out)] == ['baseline', 'expert', 'packed']
 
 
-def test_zoo_hub_verify_names_the_damaged_module(tiny_hub, tmp_path, console):
+def test_zoo_hub_verify_names_every_damaged_module(tiny_hub, tmp_path, console):
   root, path = _copy(tiny_hub, tmp_path)
+  _copy(tiny_hub, tmp_path, 'test/expert/1')
   with open(path / 'saved_model.pb', 'ab') as content:
     content.write(b'x')
   code, _, err = console(hub_main, f'--hub={root}', '--action=verify')
   assert code == 1
-  assert err.startswith('zoo-hub: module test/baseline/1 is damaged')
+  assert 'module test/baseline/1 is damaged' in err
+  assert err.endswith('zoo-hub: 1 of 2 modules failed.\n')

@@ -247,6 +247,20 @@ def test_a_foreign_module_with_only_a_signature_is_ranked(shapes, tmp_path):
   assert 'no baseline to compare with' in show.verdict(ranked.to_dict())
 
 
+def test_a_module_may_do_without_the_argument_training(shapes, tmp_path):
+  import tensorflow as tf
+  root = tf.train.Checkpoint()
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+  def call(images):
+    return tf.reduce_mean(images, (1, 2))
+
+  root.__call__ = call
+  tf.saved_model.save(root, str(tmp_path / 'plain'))
+  ranked = ranking.rank(shapes, '', [str(tmp_path / 'plain')], image_size=16)
+  assert ranked.winner.scores['knn'] > 0
+
+
 def test_a_class_with_one_example_is_warned_of(tiny_hub, caplog):
   images = np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8)
   labels = np.array([0] * 15 + [1] * 4 + [2])
@@ -293,6 +307,8 @@ def test_zoo_rank_prints_table_json_and_chart(tiny_hub, picture_folder, console,
     (['--hub='], 'no module to choose from: give --hub or --handles'),
     (['--hub=', '--handles=nothing/here'], "no module 'nothing/here'"),
     (['--k=1000'], 'use --k=999 or less'),
+    (['--k=0'], 'k is 0; it must be 1 or more'),
+    (['--chart=chart.bmp'], 'must end in .png, .svg or .pdf'),
 ])
 def test_bad_input_is_one_line_and_exit_code_1(tiny_hub, console, flags, complaint):
   code, out, err = console(rank_main, f'--hub={tiny_hub}', *flags)

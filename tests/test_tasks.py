@@ -107,6 +107,29 @@ def test_a_folder_is_a_task_with_a_class_a_sub_folder(picture_folder):
   assert len(set(train.labels)) > 1  # the stored order mixes the classes
 
 
+def test_a_class_may_be_called_train(tmp_path):
+  for name in ('car', 'train'):
+    (tmp_path / name).mkdir()
+    for i in range(2):
+      Image.new('RGB', (4, 4)).save(tmp_path / name / f'{i}.png')
+  assert _folder_task(tmp_path).class_names == ('car', 'train')
+
+
+def test_an_image_too_large_to_be_honest_is_skipped(picture_folder, monkeypatch, caplog):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)  # the pictures have 400
+  task = _folder_task(picture_folder)
+  with pytest.raises(ValueError, match='no readable image'):
+    tasks.read(task, ('train', None), 16)
+  assert 'decompression bomb' in caplog.text
+
+
+def test_other_labels_make_another_source():
+  images = np.zeros((4, 2, 2), np.uint8)
+  one, two = (tasks.from_arrays('made', 'ab', train=(images, labels), test=(images, labels))
+              for labels in ([0, 1, 0, 1], [1, 1, 0, 0]))
+  assert one.source != two.source
+
+
 def test_a_folder_may_bring_its_own_splits(tmp_path):
   for split, count in (('train', 3), ('val', 2), ('test', 1)):
     for name in ('a', 'b'):
@@ -212,6 +235,26 @@ def test_a_tfds_data_set_is_read_in_stored_order(made_tfds):
   assert np.array_equal(everything.labels, everything.images[:, 0, 0, 0] > 80)
   some = tasks.read(task, ('train', [1, 3, 4]), 4)
   assert np.array_equal(some.images, everything.images[[1, 3, 4]])
+
+
+def test_a_seeded_draw_never_mixes_train_and_val_whatever_the_shards(tmp_path):
+  import tensorflow_datasets as tfds
+  features = tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(1, 1, 3)),
+      'label': tfds.features.ClassLabel(num_classes=2)})
+  examples = [(i, {'image': np.array([[[i % 256, i // 256, 0]]], np.uint8), 'label': 0})
+              for i in range(1500)]
+  tfds.dataset_builders.store_as_tfds_dataset(
+      name='sharded', version='1.0.0', features=features, data_dir=tmp_path,
+      split_datasets={'train': examples},
+      download_config=tfds.download.DownloadConfig(num_shards=5))
+  task = tasks.load('sharded', str(tmp_path))
+  assert task.splits == {'train': 1200, 'test': 300}  # the last fifth, where nothing else is
+  protocol = tasks.protocol_1k(task, seed=3)
+  parts = [{tuple(image[0, 0]) for image in tasks.read(task, part, 1).images}
+           for part in (protocol.train, protocol.val, protocol.test)]
+  assert [len(part) for part in parts] == [800, 200, 300]
+  assert len(set.union(*parts)) == 1300
 
 
 def test_coarse_labels_group_fine_ones(made_tfds):

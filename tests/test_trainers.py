@@ -119,13 +119,19 @@ def test_whole_experts_that_are_published_are_skipped(upstream, console):
     (['--slices=middle'], "no slice 'middle'; there are low_number, high"),
     (['--min_examples=100000'], 'use a lower --min_examples'),
     (['--baseline=nowhere'], 'is not the folder of a finished training run'),
-    (['--coarse_label=label'], 'give either --hierarchy or --coarse_label'),
+    (['--adapter_stages=7', '--kind=adapter', '--nolist'], 'must be among 0..2'),
 ])
 def test_bad_input_is_one_line(upstream, console, flags, complaint):
   code, out, err = console(experts, *_experts(upstream, 'whole', '--list', *flags))
   assert (code, out) == (1, '')
   assert complaint in err
   assert err.count('\n') == 1
+
+
+def test_a_tree_is_asked_for_once(upstream, console):
+  code, _, err = console(experts, *_experts(upstream, 'whole', '--coarse_label=label'))
+  assert code == 2
+  assert 'give either --hierarchy or --coarse_label' in err
 
 
 def test_publishing_nothing_is_an_error(console, tmp_path):

@@ -76,10 +76,9 @@ def writing_folder(target):
   if os.path.exists(target):
     raise FileExistsError(f'{target} exists.')
   parent = os.path.dirname(target)
-  missing = parent
-  while not os.path.exists(os.path.dirname(missing)):
-    missing = os.path.dirname(missing)
-  made = None if os.path.exists(parent) else missing
+  made, above = 0, parent
+  while not os.path.exists(above):
+    made, above = made + 1, os.path.dirname(above)
   os.makedirs(parent, exist_ok=True)
   temporary = tempfile.mkdtemp(prefix='.writing-', dir=parent)
   try:
@@ -96,5 +95,9 @@ def writing_folder(target):
       raise FileExistsError(f'{target} exists.')
     os.rename(temporary, target)
   except BaseException:
-    shutil.rmtree(made or temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a parent that another process uses by now stays
+      for _ in range(made):
+        os.rmdir(parent)
+        parent = os.path.dirname(parent)
     raise

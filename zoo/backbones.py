@@ -71,6 +71,7 @@ PRESETS = {
     'r50x3': Architecture((3, 4, 6, 3), 192),
     'r152x4': Architecture((3, 8, 36, 3), 256),
     'r8w16': Architecture((1, 1, 1), 16, 'basic', 8, 'small', 2, 32),
+    'r8w32': Architecture((1, 1, 1), 32, 'basic', 16, 'small', 2, 32),
     'r14w32': Architecture((2, 2, 2), 32, 'basic', 16, 'small', 2, 32),
     'r14w48': Architecture((2, 2, 2), 48, 'basic', 16, 'small', 2, 32),
     'r14w64': Architecture((2, 2, 2), 64, 'basic', 16, 'small', 2, 32),
@@ -140,6 +141,12 @@ class Backbone(keras.Model):
   def __init__(self, architecture, adapters=None, **kwargs):
     super().__init__(autocast=False, **kwargs)
     self.architecture = a = architecture
+    stages = set(range(len(a.depths)))
+    adapted = stages if adapters and adapters.stages is None else set(
+        adapters.stages if adapters else ())
+    if adapters is not None and (not adapted or not adapted <= stages):
+      raise ValueError(f'adapter stages {adapters.stages} must be among '
+                       f'0..{len(a.depths) - 1}, one of them at least.')
     self.adapters = adapters
     if a.stem == 'imagenet':
       self.stem = layers.StandardizedConv2D(a.width, 7, 2, name='stem')
@@ -149,12 +156,11 @@ class Backbone(keras.Model):
     channels = a.width
     for stage, depth in enumerate(a.depths):
       width = a.width * 2 ** stage
-      adapted = adapters is not None and (adapters.stages is None or stage in adapters.stages)
       for i in range(depth):
         strides = 2 if stage and i == 0 else 1
         project = strides > 1 or channels != width * a.expansion
         self.units.append(Unit(
-            width, strides, project, a.block, a.groups, adapters if adapted else None,
+            width, strides, project, a.block, a.groups, adapters if stage in adapted else None,
             name=f'stage{stage + 1}_unit{i + 1:02}'))
         channels = width * a.expansion
     self.norm = layers.GroupNorm(a.groups, name='norm')

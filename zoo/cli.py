@@ -71,6 +71,9 @@ def run(main, values, argv=None):
   try:
     main(values, [program, *argv])
     return 0
+  except flags.Error as error:  # flags that do not go together
+    print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
+    return 2
   except KeyboardInterrupt:
     print(f'{program}: stopped; the same command goes on.', file=sys.stderr)
     return 1
@@ -89,6 +92,11 @@ def _log_to_stderr():
     logging.getLogger(name).setLevel(logging.ERROR)
   for name in ('zoo', 'export', 'selection', 'finetune', 'benchmarks', '__main__'):
     logging.getLogger(name).setLevel(logging.INFO)
+
+
+def last_line(error):
+  """The last line of an error's message, where libraries put the reason; never empty."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _one_line(error):

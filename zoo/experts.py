@@ -41,7 +41,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
   from zoo import tasks
   from zoo import work_dir as work_dirs
 
-  baseline = read_result(baseline_dir)
+  baseline = read_result(baseline_dir, ['baseline'])
   upstream = baseline['upstream']
   data = tasks.load(upstream['task'], data_dir, baseline['settings']['label'])
   if data.source != upstream['source']:
@@ -55,7 +55,8 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
   results, arrays = [], None
   for i, one in enumerate(wanted):
     folder = os.path.join(work_dir, one.name)
-    with work_dirs.opened(folder, settings | {'slice': one.to_dict()}):
+    own = {'slice': {'node': one.node, 'classes': list(one.classes)}}
+    with work_dirs.opened(folder, settings | own):
       if os.path.exists(os.path.join(folder, pretrain.RESULT)):
         results.append(read_result(folder))
         continue
@@ -92,18 +93,25 @@ def find_slices(baseline, tree, min_examples, max_overlap, only=()):
   return [one for one in found if not only or one.name in only]
 
 
-def read_result(folder):
+def read_result(folder, kinds=('baseline', 'expert')):
   """The result.json of a finished training run.
 
+  Args:
+    folder: its work_dir.
+    kinds: which kinds of run will do.
+
   Raises:
-    ValueError: there is none.
+    ValueError: there is none, or it is of another kind.
   """
   from zoo import atomic
   try:
-    return atomic.read_json(os.path.join(folder, pretrain.RESULT))
+    result = atomic.read_json(os.path.join(folder, pretrain.RESULT))
   except FileNotFoundError:
     raise ValueError(f'{folder} is not the folder of a finished training run '
                      f'(it has no {pretrain.RESULT}).') from None
+  if result.get('kind') not in kinds:
+    raise ValueError(f'{folder} is not the folder of a finished {" or ".join(kinds)}.')
+  return result
 
 
 def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapter_width,
@@ -150,7 +158,7 @@ def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapte
       'scores': {'slice_top1': after, 'baseline_slice_top1': before,
                  'held_out_examples': len(held_out),
                  'training_batches_top1': history[-1]['accuracy']},
-      'cost': {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch},
+      'cost': pretrain.cost(history, recipe),
       'seed': recipe.seed, 'command': list(command)}
   atomic.write_json(os.path.join(folder, pretrain.RESULT), result)
   return result
@@ -205,8 +213,8 @@ def main(values, command):
   from zoo import hierarchy
   from zoo import slices
   if (values.hierarchy is None) == (values.coarse_label is None):
-    raise ValueError('give either --hierarchy or --coarse_label.')
-  baseline = read_result(values.baseline)
+    raise flags.Error('give either --hierarchy or --coarse_label')
+  baseline = read_result(values.baseline, ['baseline'])
   if values.hierarchy:
     tree = hierarchy.from_json(values.hierarchy)
   else:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 
+from zoo import cli
 from zoo import pixels
 from zoo import tasks
 
@@ -35,7 +36,7 @@ def load(path):
   if not os.path.isdir(path):
     raise ValueError(f'folder:{path}: there is no such folder.')
   roots = {split: os.path.join(path, name) for split, names in SPLITS.items()
-           for name in names if os.path.isdir(os.path.join(path, name))}
+           for name in names if _folders(os.path.join(path, name))}
   if 'train' not in roots:
     roots = {'train': path}
   classes = _folders(roots['train'])
@@ -60,11 +61,11 @@ def load(path):
     for i in indices:
       file, label = files[split][i]
       try:
-        yield pixels.decode(file), label
-      except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
-        logger.warning('%s cannot be read and is skipped (%s).', file,
-                       (str(error) or type(error).__name__).splitlines()[0])
-        yield None, label
+        image = pixels.to_rgb(pixels.decode(file))
+      except Exception as error:  # Pillow's plugins raise what they like
+        logger.warning('%s cannot be read and is skipped (%s).', file, cli.last_line(error))
+        image = None
+      yield image, label
 
   listing = hashlib.sha256()
   for split in sorted(files):
@@ -77,7 +78,9 @@ def load(path):
 
 
 def _folders(root):
-  """The sub-folders of `root` that hold images, sorted."""
+  """The sub-folders of `root` that hold images, sorted; none if it is no folder."""
+  if not os.path.isdir(root):
+    return []
   return sorted(name for name in os.listdir(root) if not name.startswith('.')
                 and os.path.isdir(os.path.join(root, name))
                 and _images(os.path.join(root, name)))

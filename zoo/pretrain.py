@@ -76,7 +76,7 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
                    'top5': top_accuracy(logits, held_out.labels, 5),
                    'held_out_examples': len(held_out),
                    'training_batches_top1': history[-1]['accuracy']},
-        'cost': {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch},
+        'cost': cost(history, recipe),
         'settings': settings, 'seed': recipe.seed, 'command': list(command)}
     atomic.write_json(done, result)
     return result
@@ -88,6 +88,14 @@ def top_accuracy(logits, labels, k):
   k = min(k, logits.shape[1])
   best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
   return float(np.mean((best == np.asarray(labels)[:, None]).any(1)))
+
+
+def cost(history, recipe):
+  """What a run of `zoo.training.fit` cost: seconds, images and device, for module.json."""
+  import tensorflow as tf
+  gpus = tf.config.list_logical_devices('GPU')
+  return {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch,
+          'device': f'{len(gpus)} GPU' if gpus else f'CPU, {os.cpu_count()} cores'}
 
 
 def define_recipe(values, **defaults):

@@ -167,8 +167,9 @@ def from_arrays(name, class_names, **splits):
     if len(images) != len(labels):
       raise ValueError(
           f'task {name!r}, split {split!r}: {len(images)} images but {len(labels)} labels.')
-    digest.update(split.encode())
+    digest.update(repr((split, tuple(class_names), np.asarray(labels).tolist())).encode())
     for image in images:
+      digest.update(repr(np.shape(image)).encode())
       digest.update(np.ascontiguousarray(image))
 
   def reader(split, indices):

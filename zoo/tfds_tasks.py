@@ -1,11 +1,18 @@
-"""Tasks from TensorFlow Datasets, prepared on disk or downloaded by TFDS."""
+"""Tasks from TensorFlow Datasets, prepared on disk or downloaded by TFDS.
+
+Without a split 'test', 'validation' is for testing; without either, the last fifth of
+'train' (VTAB's own tasks cut theirs by rules of their own).
+"""
 
 import difflib
 import os
 
 import numpy as np
 
+from zoo import cli
 from zoo import tasks
+
+TEST_SHARE = 5  # one example in five, where nothing is for testing
 
 
 def load(name, data_dir=None, label='label'):
@@ -24,27 +31,32 @@ def load(name, data_dir=None, label='label'):
   splits = {split: info.num_examples for split, info in builder.info.splits.items()}
   if 'train' not in splits:
     raise ValueError(f'task {name!r} has no split "train"; it has {", ".join(splits)}.')
-  # Upstream sources come without a test split; what is never asked for is never read.
+  # Split to (stored split, its first example): what a task lacks is cut from what it has.
+  stored = {split: (split, 0) for split in splits}
   if 'test' not in splits and 'validation' in splits:
-    splits['test'] = splits['validation']
-    stored = {'test': 'validation'}
-    splits.pop('validation')
-  else:
-    stored = {}
+    splits['test'], stored['test'] = splits.pop('validation'), stored.pop('validation')
+  elif 'test' not in splits:
+    kept = splits['train'] - splits['train'] // TEST_SHARE
+    splits['test'], stored['test'] = splits['train'] - kept, ('train', kept)
+    splits['train'] = kept
 
   def reader(split, indices):
     import tensorflow_datasets as tfds
-    indices = np.asarray(indices)
+    name, start = stored[split]
+    indices = np.asarray(indices) + start
     first, last = int(indices.min()), int(indices.max()) + 1
     wanted = set(indices.tolist())
     data = builder.as_dataset(
-        split=f'{stored.get(split, split)}[{first}:{last}]', shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False))
+        split=f'{name}[{first}:{last}]', shuffle_files=False,
+        # One shard after the other, else the i-th example would depend on where a read begins.
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1))
     for i, example in enumerate(tfds.as_numpy(data.map(lambda e: (e['image'], e[label]))), first):
       if i in wanted:
         yield example[0], int(example[1])
 
   source = builder.info.full_name.replace('/' + str(builder.version), ':' + str(builder.version))
+  if label != 'label':
+    source += f'#{label}'
   return tasks.Task(name, tuple(names), splits, source, reader)
 
 
@@ -66,14 +78,14 @@ def _builder(name, data_dir):
         + ': name a TFDS data set (--data_dir says where prepared ones are), folder:PATH, '
         'or digits.') from None
   except (AssertionError, ValueError, RuntimeError) as error:
-    raise ValueError(f'task {name!r}: {_first_line(error)}') from None
+    raise ValueError(f'task {name!r}: {cli.last_line(error)}') from None
   if not builder.info.splits:
     try:
       builder.download_and_prepare()
     except Exception as error:  # whatever network, disk or the data set's own code raise
       raise ValueError(
           f'task {name!r} is not prepared in {builder.data_dir} and could not be downloaded '
-          f'({type(error).__name__}: {_first_line(error)}): give --data_dir.') from None
+          f'({type(error).__name__}: {cli.last_line(error)}): give --data_dir.') from None
   return builder
 
 
@@ -89,6 +101,9 @@ def coarse_labels(name, data_dir, fine='label', coarse='coarse_label'):
   import tensorflow_datasets as tfds
   builder = _builder(name, data_dir)
   features = builder.info.features
+  for key in (fine, coarse):
+    if key not in features:
+      raise ValueError(f'task {name!r} has no feature {key!r}; it has {", ".join(features)}.')
   found = {}
   data = builder.as_dataset(
       split='train', shuffle_files=False, decoders={'image': tfds.decode.SkipDecoding()})
@@ -99,5 +114,3 @@ def coarse_labels(name, data_dir, fine='label', coarse='coarse_label'):
   return found
 
 
-def _first_line(error):
-  return (str(error).strip().splitlines() or [''])[0]

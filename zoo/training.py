@@ -3,6 +3,7 @@
 Shapes: N examples, B batch, H height, W width, C classes.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -97,7 +98,8 @@ class Trainer:
   """A compiled training step of a model, for one run or for the runs of a sweep.
 
   Compiling takes seconds, so the runs of a sweep share it. They may differ in learning
-  rate, steps, warm-up, schedule and seed; the rest is part of the compiled step.
+  rate, steps, warm-up, schedule, augmentation and seed; the rest is part of the compiled
+  step.
 
   Args:
     model: a built Keras model from float32 images [B, H, W, 3] in [0, 1] to logits [B, C],
@@ -123,7 +125,9 @@ class Trainer:
         logits = model(tf.cast(images, tf.float32) / 255., training=True)
         loss = tf.reduce_mean(loss_function(labels, logits))
         total = loss + tf.add_n(model.losses) if model.losses else loss
-      gradients = tape.gradient(total, model.trainable_variables)
+      gradients = tape.gradient(
+          total, model.trainable_variables,
+          unconnected_gradients=tf.UnconnectedGradients.ZERO)
       # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
       gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
       optimizer.apply(gradients, model.trainable_variables)
@@ -222,13 +226,14 @@ def predict(function, images, batch=256, what=''):
   """
   batch = min(batch, len(images))
   outputs = []
-  with progress_lib.Progress(len(images), what) as progress:
+  shown = progress_lib.Progress(len(images), what) if what else contextlib.nullcontext()
+  with shown as progress:
     for first in range(0, len(images), batch):
       piece = images[first:first + batch]
       full = np.zeros((batch, *images.shape[1:]), np.float32)
       np.divide(piece, 255., out=full[:len(piece)])
       outputs.append(np.asarray(function(full), np.float32)[:len(piece)])
-      if what:
+      if progress is not None:
         progress.advance(len(piece))
   return np.concatenate(outputs)
 
