@@ -60,9 +60,18 @@ def read(path):
   except FileNotFoundError:
     return {'schema': SCHEMA, 'kind': 'foreign', 'image_size': None, 'features': None,
             'fingerprint': fingerprint(path)}
+  if not isinstance(values, dict):
+    raise ValueError(f'{os.path.join(path, FILE)} is not a JSON object.')
   missing = [key for key in REQUIRED if key not in values]
   if missing:
     raise ValueError(f'{os.path.join(path, FILE)} lacks {", ".join(missing)}.')
+  for key in ('schema', 'version', 'image_size'):
+    if not isinstance(values[key], int):
+      raise ValueError(f'{os.path.join(path, FILE)}: {key} is {values[key]!r}; it must be a '
+                       'whole number.')
+  if not all(isinstance(expert, dict) and 'name' in expert
+             for expert in values.get('experts') or ()):
+    raise ValueError(f'{os.path.join(path, FILE)}: every entry of experts needs a name.')
   if values['schema'] > SCHEMA:
     raise ValueError(f'{os.path.join(path, FILE)} has schema {values["schema"]}; this version '
                      f'reads up to {SCHEMA}: update it.')

@@ -25,8 +25,8 @@ class ExactIndex:
   """Compares with every embedding.
 
   Candidates come from |a|^2 - 2ab + |b|^2 of centred float64, the order among them from
-  |a - b|^2 itself; equal distances go by index. So duplicates are exactly 0 apart and a
-  result does not depend on block or thread.
+  |a - b|^2 itself; equal distances go by index. So duplicates are exactly 0 apart. (Of more
+  than k + 8 embeddings that are all the same, which are candidates is left open.)
 
   Args:
     embeddings: [N, D], any float.

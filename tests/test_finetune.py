@@ -167,12 +167,6 @@ def test_a_module_without_trainable_weights_trains_its_head_only(
     (['--handle=test/packed'], 'is a packed module'),
     (['--handle=test/baseline', '--task=folder:nowhere'], 'there is no such folder'),
 ])
-def test_steps_cannot_be_scaled_to_nothing(tiny_hub, console):
-  code, _, err = console(main, f'--hub={tiny_hub}', '--handle=test/baseline', '--steps_scale=0')
-  assert code == 2
-  assert 'must be above 0' in err
-
-
 def test_bad_input_is_one_line_and_leaves_no_work_dir(tiny_hub, console, flags, complaint):
   code, out, err = console(main, f'--hub={tiny_hub}', '--work_dir=work', *flags)
   assert (code, out) == (1, '')
@@ -180,3 +174,9 @@ def test_bad_input_is_one_line_and_leaves_no_work_dir(tiny_hub, console, flags, 
   assert err.startswith('zoo-finetune: ')
   assert err.count('\n') == 1
   assert not os.path.exists('work')
+
+
+def test_steps_cannot_be_scaled_to_nothing(tiny_hub, console):
+  code, _, err = console(main, f'--hub={tiny_hub}', '--handle=test/baseline', '--steps_scale=0')
+  assert code == 2
+  assert 'must be above 0' in err

@@ -202,6 +202,8 @@ def test_our_own_modules_reach_for_nothing(tiny_hub):
 @pytest.mark.parametrize(('spoil', 'complaint'), [
     (lambda m: m.pop('kind'), 'lacks kind'),
     (lambda m: m.update(schema=99), 'update it'),
+    (lambda m: m.update(image_size='32'), 'must be a whole number'),
+    (lambda m: m.update(experts=[{}]), 'needs a name'),
     (lambda m: m.update(kind='wonder'), "kind 'wonder'"),
 ])
 def test_a_wrong_module_json_is_named(tiny_hub, tmp_path, spoil, complaint):

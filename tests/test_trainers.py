@@ -119,7 +119,7 @@ def test_whole_experts_that_are_published_are_skipped(upstream, console):
     (['--slices=middle'], "no slice 'middle'; there are low_number, high"),
     (['--min_examples=100000'], 'use a lower --min_examples'),
     (['--baseline=nowhere'], 'is not the folder of a finished training run'),
-    (['--adapter_stages=7', '--kind=adapter', '--nolist'], 'must be among 0..2'),
+    (['--adapter_stages=7', '--kind=adapter', '--nolist', '--work_dir=new'], 'must be among 0..2'),
 ])
 def test_bad_input_is_one_line(upstream, console, flags, complaint):
   code, out, err = console(experts, *_experts(upstream, 'whole', '--list', *flags))
