@@ -1,5 +1,7 @@
 """Tasks: any images, as uint8 RGB, with labels 0..C-1, the same every time."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,16 +142,19 @@ def test_a_folder_may_bring_its_own_splits(tmp_path):
 
 
 def test_a_corrupt_file_is_named_counted_and_skipped(picture_folder, caplog):
-  with open(f'{picture_folder}/cross/0.png', 'rb') as file:
-    half = file.read()[:60]
+  random = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+  Image.fromarray(random).save(f'{picture_folder}/cross/1.jpg')
   for name in ('0.png', '1.jpg'):
-    with open(f'{picture_folder}/cross/{name}', 'wb') as file:
-      file.write(half)
+    with open(f'{picture_folder}/cross/{name}', 'r+b') as file:
+      file.truncate(os.path.getsize(file.name) // 2)
+  with open(f'{picture_folder}/cross/2.jpeg', 'w', encoding='utf-8') as file:
+    file.write('no image at all')
   task = _folder_task(picture_folder)
   read = len(tasks.read(task, ('train', None), 16)) + len(tasks.read(task, ('test', None), 16))
   assert read == 59
   assert 'cross/0.png cannot be read' in caplog.text
   assert 'cross/1.jpg cannot be read' in caplog.text
+  assert 'cross/2.jpeg cannot be read' in caplog.text
   assert 'could not be read and are skipped' in caplog.text
 
 
