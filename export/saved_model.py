@@ -21,20 +21,23 @@ def save(backbone, path):
   # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
   root = tf.train.Checkpoint()
 
-  # All entries share one graph of the network for each value of `training`.
+  # All entries share the graph of the network, one for each value of `training` that matters.
   @tf.function
   def network(images, training, expert):
     return backbone(images, training=training, expert=expert)
+
+  def embed(images, training, expert):
+    return network(images, training and backbone.training_matters, expert)
 
   first = tf.constant(0, tf.int32)
   if backbone.adapters is not None:
     @tf.function
     def call(images, training=False, expert=0):
-      return network(images, training, tf.convert_to_tensor(expert, tf.int32))
+      return embed(images, training, tf.convert_to_tensor(expert, tf.int32))
   else:
     @tf.function
     def call(images, training=False):
-      return network(images, training, first)
+      return embed(images, training, first)
 
   for training in (False, True):
     call.get_concrete_function(images, training=training)
@@ -44,7 +47,7 @@ def save(backbone, path):
 
   @tf.function(input_signature=[images])
   def serving_default(images):
-    return {'default': network(images, False, first)}
+    return {'default': embed(images, False, first)}
 
   root.__call__ = call
   # `variables`, not `weights`: a seed generator's state is among the former only.

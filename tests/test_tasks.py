@@ -285,7 +285,7 @@ def test_a_missing_data_dir_is_named(tmp_path):
 
 
 def test_an_unknown_label_feature_is_named(made_tfds):
-  with pytest.raises(ValueError, match="no feature 'colour'; it has the labels label, group"):
+  with pytest.raises(ValueError, match="no feature 'colour'; it has the labels group, label"):
     tasks.load('made', made_tfds, 'colour')
 
 

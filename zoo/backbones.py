@@ -136,7 +136,9 @@ class Backbone(keras.Model):
   Attributes:
     architecture: its `Architecture`.
     adapters: its `AdapterConfig`, or None for a plain network.
+    training_matters: whether a call in training computes anything else.
   """
+  training_matters = False  # no dropout, no batch statistics
 
   def __init__(self, architecture, adapters=None, **kwargs):
     super().__init__(autocast=False, **kwargs)
@@ -166,7 +168,7 @@ class Backbone(keras.Model):
     self.norm = layers.GroupNorm(a.groups, name='norm')
 
   def call(self, images, training=False, expert=0):
-    del training  # nothing in it behaves otherwise in training
+    del training  # see `training_matters`
     x = self.stem(ops.cast(images, 'float32') * 2. - 1.)  # BiT's range
     if self.architecture.stem == 'imagenet':
       x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros take part in the maximum

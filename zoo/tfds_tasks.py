@@ -20,7 +20,7 @@ def load(name, data_dir=None, label='label'):
   builder = _builder(name, data_dir)
   features = builder.info.features
   if label not in features:
-    labels = [key for key, feature in features.items() if hasattr(feature, 'names')]
+    labels = sorted(key for key, feature in features.items() if hasattr(feature, 'names'))
     raise ValueError(f'task {name!r} has no feature {label!r}; '
                      f'it has the labels {", ".join(labels) or "none"}.')
   if 'image' not in features:
