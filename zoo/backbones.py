@@ -89,7 +89,6 @@ def preset(name):
   return PRESETS[name]
 
 
-@keras.saving.register_keras_serializable('zoo')
 class Unit(keras.layers.Layer):
   """A pre-activation residual unit: [B, H, W, C] to [B, H/s, W/s, expansion * width].
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 
-@keras.saving.register_keras_serializable('zoo')
 class Classifier(keras.Model):
   """Images [B, H, W, 3] in [0, 1] to logits [B, C], float32.
 
