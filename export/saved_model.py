@@ -54,6 +54,12 @@ def save(backbone, path):
   root.variables = [v.value for v in backbone.variables]
   root.trainable_variables = [v.value for v in backbone.trainable_variables]
   root.regularization_losses = []
+  write(root, path, serving_default)
+
+
+def write(root, path, serving_default):
+  """Writes a trackable object and its one signature as a SavedModel at `path`."""
+  import tensorflow as tf
   tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
   with contextlib.suppress(FileNotFoundError):
     os.rmdir(os.path.join(path, 'assets'))  # always there, always empty

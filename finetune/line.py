@@ -70,9 +70,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
                   100 * result['test_accuracy'])
       return result
 
-    best = ranked['experts'][0]
-    plain = next((e for e in ranked['experts']
-                  if e['handle'] == ranked['baseline'] and not e['dropped']), None)
+    best, plain = show.roles(ranked)
     winner = tune(best, 'winner')
     same = plain is best
     baseline = winner if same else plain and tune(plain, 'baseline')
@@ -85,7 +83,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
             'rank': ranked['seconds'], 'winner': winner['seconds'],
             'baseline': 0 if same or not baseline else baseline['seconds']},
         'versions': metadata.versions(), 'command': list(command)}
-    report.write(result, task, winner, baseline, work_dir)
+    report.write(result, task, winner, baseline)
     atomic.write_json(done, result)
     return result
 

@@ -7,7 +7,6 @@ logits (predictions.npz) and result.json.
 
 import json
 import os
-import re
 import sys
 
 from absl import flags
@@ -38,8 +37,8 @@ def budget_of(values):
 
 
 def default_work_dir(prefix, task):
-  """runs/PREFIX-TASK, with the characters of the task that file names do not like as '-'."""
-  return os.path.join('runs', f'{prefix}-' + re.sub(r'[^A-Za-z0-9_.-]+', '-', task).strip('-'))
+  """runs/PREFIX-TASK."""
+  return os.path.join('runs', f'{prefix}-{cli.file_name(task)}')
 
 
 FLAGS = cli.new_flags()

@@ -1,10 +1,8 @@
 """The fine-tuned module: raw images in, probabilities of named classes out."""
 
-import contextlib
-import os
-
 import numpy as np
 
+from export import saved_model
 from zoo import atomic
 
 TOLERANCE = 1e-5
@@ -49,9 +47,7 @@ def save(model, image_size, class_names, target, describe):
   # The object whose functions are called brings what they capture.
   root.module = model.layer.loaded
   with atomic.writing_folder(target) as path:
-    tf.saved_model.save(root, path, signatures={'serving_default': serving_default})
-    with contextlib.suppress(FileNotFoundError):
-      os.rmdir(os.path.join(path, 'assets'))
+    saved_model.write(root, path, serving_default)
     images = np.random.default_rng(0).integers(
         0, 256, (2, 2 * image_size, image_size, 3)).astype(np.uint8)
     error = np.abs(tf.saved_model.load(path)(images).numpy() - call(images).numpy()).max()

@@ -16,14 +16,13 @@ EXAMPLES = 18  # of predictions, right and wrong
 PICTURE = 72  # pixels they are shown at
 
 
-def write(result, task, winner, baseline, work_dir):
-  """Writes report.html.
+def write(result, task, winner, baseline):
+  """Writes the page to `result['report']`.
 
   Args:
     result: what `finetune.line.transfer` returns.
     task: the `zoo.tasks.Task`.
     winner, baseline: what `finetune.tuning.finetune` returned; baseline None if none.
-    work_dir: folder of the run.
   """
   import jinja2
   environment = jinja2.Environment(
@@ -40,7 +39,7 @@ def write(result, task, winner, baseline, work_dir):
       ranking_chart=_svg(show.chart, ranked), curves=_svg(charts.curves, curves),
       confusion=_svg(charts.confusion, np.array(winner['confusion']), task.class_names),
       examples=_examples(task, winner['predictions']), picture=PICTURE)
-  atomic.write_text(os.path.join(work_dir, 'report.html'), page)
+  atomic.write_text(result['report'], page)
 
 
 def _difference(winner, baseline):

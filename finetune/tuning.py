@@ -6,7 +6,6 @@ Shapes: N test examples, C classes.
 import dataclasses
 import logging
 import os
-import re
 import shutil
 import time
 
@@ -17,8 +16,10 @@ from export import metadata
 from finetune import saved_layer
 from finetune import sweep
 from selection import candidates
+from selection import embeddings
 from zoo import atomic
 from zoo import batches
+from zoo import cli
 from zoo import tasks
 from zoo import training
 from zoo import work_dir as work_dirs
@@ -147,11 +148,7 @@ def _model(candidate, classes, trust):
   layer = saved_layer.SavedLayer(loaded, candidate.expert)
   size = candidate.image_size
   embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
-  if embedding.ndim != 2:
-    raise ValueError(f'module {candidate.handle} gives shape {embedding.shape} where an '
-                     'embedding is [batch, features].')
-  if not np.isfinite(embedding).all():
-    raise ValueError(f'module {candidate.handle} gives embeddings that are not finite.')
+  embeddings.check(candidate.module, embedding)
   if not layer.trainable_variables:
     logger.warning('%s has no trainable variables: only the head is trained.',
                    candidate.describe())
@@ -191,7 +188,7 @@ def _publish(model, candidate, task, result, command):
 
   def describe(path):
     metadata.write(path, {
-        'publisher': 'local', 'name': re.sub(r'[^A-Za-z0-9_.-]+', '-', task.name).strip('-'),
+        'publisher': 'local', 'name': cli.file_name(task.name),
         'version': 1, 'kind': 'finetuned', 'image_size': candidate.image_size,
         'features': len(task.class_names), 'class_names': list(task.class_names),
         'start': {key: result[key] for key in ('handle', 'expert', 'name', 'fingerprint')},
@@ -200,7 +197,7 @@ def _publish(model, candidate, task, result, command):
                    for key in ('test_accuracy', 'interval', 'test_examples')},
         'setting': result['setting'], 'command': list(command),
         'licence': candidate.module.metadata.get('licence'),
-        'library_versions': metadata.versions()})
+        'library_versions': result['versions']})
     card.write(path)
 
   predictor.save(model, candidate.image_size, task.class_names, result['module'], describe)

@@ -27,6 +27,15 @@ def call(loaded, images, training, **arguments):
   return loaded(images, **arguments)
 
 
+def check(module, embeddings):
+  """Raises ValueError unless what a module gave is [N, F] and finite."""
+  if embeddings.ndim != 2:
+    raise ValueError(f'module {module.handle} gives shape {("N", *embeddings.shape[1:])} '
+                     'where an embedding is [N, features].')
+  if not np.isfinite(embeddings).all():
+    raise ValueError(f'module {module.handle} gives embeddings that are not finite.')
+
+
 def _takes_training(function):
   """Whether any trace of a loaded function has an argument `training`."""
   traces = getattr(function, 'concrete_functions', ())
@@ -93,9 +102,5 @@ class Embedder:
     except (tf.errors.OpError, ValueError, TypeError) as error:
       raise ValueError(f'module {self.module.handle} fails on images of shape '
                        f'{images.shape[1:]}: {cli.last_line(error)}') from None
-    if embeddings.ndim != 2:
-      raise ValueError(f'module {self.module.handle} gives shape '
-                       f'{("N", *embeddings.shape[1:])} where an embedding is [N, features].')
-    if not np.isfinite(embeddings).all():
-      raise ValueError(f'module {self.module.handle} gives embeddings that are not finite.')
+    check(self.module, embeddings)
     return embeddings

@@ -131,6 +131,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     ValueError: task or hub cannot be used, there are too few examples for k, or every
       module failed.
   """
+  if k < 1:
+    raise ValueError(f'k is {k}; it must be 1 or more.')
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
   found = candidates_lib.find(hub, handles, image_size)
@@ -139,8 +141,6 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
   examples = {size: tasks.read(task, protocol.train, size) + tasks.read(
       task, protocol.val, size) for size in sizes}
   labels = examples[sizes[0]].labels
-  if k < 1:
-    raise ValueError(f'k is {k}; it must be 1 or more.')
   if len(labels) <= k:
     raise ValueError(f'task {task.name!r} has {len(labels)} examples but k is {k}: use '
                      f'--k={max(len(labels) - 1, 1)} or less, or more examples.')

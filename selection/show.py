@@ -11,8 +11,8 @@ def _key(entry):
   return entry['handle'], entry['expert']
 
 
-def _roles(result):
-  """(winner, baseline or None) among the entries of a ranking."""
+def roles(result):
+  """The entries (winner, baseline) of a ranking; the baseline may be None or the winner."""
   winner = result['experts'][0]
   baseline = next((e for e in result['experts']
                    if e['handle'] == result['baseline'] and not e['dropped']), None)
@@ -47,7 +47,7 @@ def table(result):
 
 def verdict(result):
   """One sentence: who is best, and whether that is more than noise."""
-  winner, baseline = _roles(result)
+  winner, baseline = roles(result)
   best = f'Best by leave-one-out kNN on {result["examples"]} examples: {describe(winner)}'
   if baseline is None:
     return f'{best}. The hub has no baseline to compare with.'
@@ -66,7 +66,7 @@ def chart(result):
   from it. Without a baseline they start at zero.
   """
   from matplotlib import figure
-  winner, baseline = _roles(result)
+  winner, baseline = roles(result)
   entries = [entry for entry in result['experts'] if not entry['dropped']][:BARS]
   shown = figure.Figure(figsize=(7.5, 1.1 + 0.28 * len(entries)), layout='constrained')
   axes = shown.subplots()

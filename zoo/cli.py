@@ -6,6 +6,7 @@ starts with the name of the console script and a colon.
 """
 
 import logging
+import re
 import sys
 import textwrap
 import traceback
@@ -65,13 +66,9 @@ def run(main, values, argv=None):
     rest = values([program, *argv])
     if len(rest) > 1:
       raise flags.Error(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
-  except flags.Error as error:
-    print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
-    return 2
-  try:
     main(values, [program, *argv])
     return 0
-  except flags.Error as error:  # flags that do not go together
+  except flags.Error as error:  # malformed, or flags that main finds do not go together
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
@@ -92,6 +89,11 @@ def _log_to_stderr():
     logging.getLogger(name).setLevel(logging.ERROR)
   for name in ('zoo', 'export', 'selection', 'finetune', 'benchmarks', '__main__'):
     logging.getLogger(name).setLevel(logging.INFO)
+
+
+def file_name(text):
+  """The text with whatever file names do not like as '-'."""
+  return re.sub(r'[^A-Za-z0-9_.-]+', '-', text).strip('-')
 
 
 def last_line(error):

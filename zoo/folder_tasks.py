@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 SPLITS = {'train': ('train', 'training'), 'validation': ('val', 'valid', 'validation'),
           'test': ('test', 'testing')}
-TEST_SHARE = 5  # one image in five, of each class
 
 
 def load(path):
@@ -105,7 +104,7 @@ def _cut(path, entries, classes):
     if len(own) < 2:
       raise ValueError(f'folder:{path}: class {name!r} has one image, and two are needed, one '
                        'to train and one to test: add images or remove the class.')
-    count = max(len(own) // TEST_SHARE, 1)
+    count = max(len(own) // tasks.TEST_SHARE, 1)
     test += own[:count]
     train += own[count:]
   return train, test

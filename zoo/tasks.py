@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 VAL_EXAMPLES = 200
 TRAIN_EXAMPLES = 800
+TEST_SHARE = 5  # one example in five, where a source sets none apart
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,6 @@ import numpy as np
 from zoo import cli
 from zoo import tasks
 
-TEST_SHARE = 5  # one example in five, where nothing is for testing
-
 
 def load(name, data_dir=None, label='label'):
   """A TFDS data set as a `zoo.tasks.Task`; see `zoo.tasks.load`."""
@@ -36,7 +34,7 @@ def load(name, data_dir=None, label='label'):
   if 'test' not in splits and 'validation' in splits:
     splits['test'], stored['test'] = splits.pop('validation'), stored.pop('validation')
   elif 'test' not in splits:
-    kept = splits['train'] - splits['train'] // TEST_SHARE
+    kept = splits['train'] - splits['train'] // tasks.TEST_SHARE
     splits['test'], stored['test'] = splits['train'] - kept, ('train', kept)
     splits['train'] = kept
 
