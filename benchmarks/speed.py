@@ -22,7 +22,7 @@ def measure(preset, image_size, batch, steps, rounds):
   Args:
     preset: name of the backbone.
     image_size: pixels.
-    batch: examples at once.
+    batch: examples at once in training.
     steps: batches a round.
     rounds: how often each is measured; the median counts.
 
@@ -38,7 +38,7 @@ def measure(preset, image_size, batch, steps, rounds):
   from export import metadata
   from export import saved_model
   from finetune import saved_layer
-  from selection import embeddings
+  from selection import embedder
   from zoo import backbones
   from zoo import batches
   from zoo import training
@@ -52,7 +52,7 @@ def measure(preset, image_size, batch, steps, rounds):
     path = f'{folder}/module'
     saved_model.save(backbone, path)
     module = hub.Module(path, path, metadata.read(path))
-    embedder = embeddings.Embedder(module)
+    embed = embedder.Embedder(module)
     tuned = saved_layer.Tuned(
         saved_layer.SavedLayer(hub.load(module)), backbone.architecture.features, 10)
   recipe = training.Recipe(steps=steps, batch=batch, learning_rate=1e-3, nesterov=False,
@@ -62,9 +62,11 @@ def measure(preset, image_size, batch, steps, rounds):
 
   bare = tf.function(backbone)
 
+  own = embedder.batch_size(image_size)
+
   def forward():
-    for first in range(0, len(scaled), batch):
-      bare(tf.constant(scaled[first:first + batch])).numpy()
+    for first in range(0, len(scaled), own):
+      bare(tf.constant(scaled[first:first + own])).numpy()
 
   plain = keras.Sequential([backbones.build(preset), keras.layers.Dense(10)])
   plain.compile(keras.optimizers.SGD(1e-3, momentum=0.9),
@@ -72,7 +74,7 @@ def measure(preset, image_size, batch, steps, rounds):
 
   contenders = {
       'forward': forward,
-      'embed': lambda: embedder(images, batch=batch),
+      'embed': lambda: embed(images, np.arange(len(images))),
       'keras_fit': lambda: plain.fit(scaled, labels, batch_size=batch, verbose=0),
       'finetune': lambda: trainer.fit(stream, recipe)}
   for run in contenders.values():
@@ -99,8 +101,8 @@ def measure(preset, image_size, batch, steps, rounds):
 FLAGS = cli.new_flags()
 flags.DEFINE_string('preset', 'r14w32', 'Name of the backbone.', flag_values=FLAGS)
 flags.DEFINE_integer('image_size', 32, 'Pixels.', flag_values=FLAGS)
-flags.DEFINE_integer('batch', 64, 'Examples at once.', flag_values=FLAGS)
-flags.DEFINE_integer('steps', 16, 'Batches a round.', flag_values=FLAGS)
+flags.DEFINE_integer('batch', 125, 'Examples at once in training.', flag_values=FLAGS)
+flags.DEFINE_integer('steps', 8, 'Batches a round.', flag_values=FLAGS)
 flags.DEFINE_integer('rounds', 7, 'Rounds.', flag_values=FLAGS)
 
 

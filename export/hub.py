@@ -140,14 +140,20 @@ def check(module, trust=False):
           'say --trust if you know where it comes from.')
 
 
-def load(module, trust=False):
+def load(module, trust=False, checked=False):
   """Checks and loads a module; returns the object of `tf.saved_model.load`.
+
+  Args:
+    module: a `Module`.
+    trust: as in `check`.
+    checked: `check` has passed it already.
 
   Raises:
     ValueError: as `check` does, or TensorFlow cannot load it.
   """
   import tensorflow as tf
-  check(module, trust)
+  if not checked:
+    check(module, trust)
   try:
     return tf.saved_model.load(module.path)
   except Exception as error:  # TensorFlow's own, of many kinds

@@ -21,19 +21,35 @@ def save(backbone, path):
   # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
   root = tf.train.Checkpoint()
 
-  # All entries share the graph of the network, one for each value of `training` that matters.
+  # All entries share the graphs of the network, one for each value of `training` that
+  # matters: of what experts have in common, and of the rest.
   @tf.function
-  def network(images, training, expert):
-    return backbone(images, training=training, expert=expert)
+  def trunk(images):
+    return backbone.trunk(images)
+
+  @tf.function
+  def branch(x, expert=0):
+    return backbone.branch(x, tf.convert_to_tensor(expert, tf.int32))
+
+  @tf.function
+  def trained(images, expert):
+    return backbone(images, training=True, expert=expert)
 
   def embed(images, training, expert):
-    return network(images, training and backbone.training_matters, expert)
+    if training and backbone.training_matters:
+      return trained(images, expert)
+    return branch(trunk(images), expert)
 
   first = tf.constant(0, tf.int32)
   if backbone.adapters is not None:
     @tf.function
     def call(images, training=False, expert=0):
       return embed(images, training, tf.convert_to_tensor(expert, tf.int32))
+    shared = trunk.get_concrete_function(images).structured_outputs
+    branch.get_concrete_function(tf.TensorSpec(shared.shape, tf.float32, name='x'),
+                                 expert=tf.TensorSpec([], tf.int32, name='expert'))
+    # For rankings: the trunk once for all experts.
+    root.trunk, root.branch = trunk, branch
   else:
     @tf.function
     def call(images, training=False):

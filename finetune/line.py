@@ -58,7 +58,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     if os.path.exists(done):
       return atomic.read_json(done)
     ranked = _kept(os.path.join(work_dir, RANKING), lambda: ranking.rank(
-        task, hub, handles, image_size, data_dir, k, trust=trust).to_dict())
+        task, hub, handles, image_size, data_dir, k=k, trust=trust).to_dict())
     logger.info('%s', show.verdict(ranked))
 
     def tune(entry, folder):

@@ -7,7 +7,7 @@
 import keras
 import numpy as np
 
-from selection import embeddings
+from selection import embedder
 
 
 class SavedLayer(keras.layers.Layer):
@@ -39,7 +39,7 @@ class SavedLayer(keras.layers.Layer):
     """float32 [B, H, W, 3] in the module's range to its output, [B, F]."""
     for loss in getattr(self.loaded, 'regularization_losses', ()):
       self.add_loss(loss())
-    return embeddings.call(self.loaded, images, bool(training), **self._arguments)
+    return embedder.call(self.loaded, images, bool(training), **self._arguments)
 
 
 class Tuned(keras.Model):

@@ -16,7 +16,7 @@ from export import metadata
 from finetune import saved_layer
 from finetune import sweep
 from selection import candidates
-from selection import embeddings
+from selection import embedder
 from zoo import atomic
 from zoo import batches
 from zoo import cli
@@ -148,7 +148,7 @@ def _model(candidate, classes, trust):
   layer = saved_layer.SavedLayer(loaded, candidate.expert)
   size = candidate.image_size
   embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
-  embeddings.check(candidate.module, embedding)
+  embedder.check(candidate.module, embedding)
   if not layer.trainable_variables:
     logger.warning('%s has no trainable variables: only the head is trained.',
                    candidate.describe())

@@ -25,6 +25,11 @@ class Candidate:
     return self.module.handle
 
   @property
+  def key(self):
+    """(path of the module, expert): tells candidates apart, and can be hashed."""
+    return self.module.path, self.expert
+
+  @property
   def kind(self):
     """'baseline', 'expert', 'packed', 'finetuned' or 'foreign'."""
     return self.module.kind

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from selection import proxies
+
 SIGNIFICANCE = 0.05
 
 
@@ -26,18 +28,55 @@ def mcnemar(one, other):
 
 
 def paired(one, other):
-  """How much better `one` is than `other`, both bool [N], with its noise.
+  """How much better `one` is than `other`, with the noise of the difference.
+
+  That noise is less than that of two unrelated scores: what is hard for one expert is hard
+  for the other, and cancels.
+
+  Args:
+    one, other: `selection.proxies.Score`s of one proxy on the same examples.
 
   Returns:
-    A dict of gain (difference of accuracies), stderr (of the mean paired difference, which
-    is less than that of two unrelated accuracies) and p (exact McNemar test).
+    A dict of gain (difference of values), stderr (of gain) and p (two-sided). Where outcomes
+    are known p is of the exact McNemar test; else stderr is that of the delete-a-group
+    jackknife over the R groups and p of a t-test with R - 1 degrees of freedom.
+
+  Raises:
+    ValueError: the scores are of different proxies or different numbers of examples.
   """
-  difference = np.asarray(one, np.int8) - np.asarray(other, np.int8)
-  return {'gain': float(difference.mean()),
-          'stderr': float(difference.std() / np.sqrt(len(difference))),
-          'p': mcnemar(one, other)}
+  samples = [(one.correct, other.correct), (one.replicates, other.replicates)]
+  known = [pair for pair in samples if not any(sample is None for sample in pair)]
+  if not known or len(known[0][0]) != len(known[0][1]):
+    raise ValueError('the two scores cannot be paired: compare scores of one proxy on the '
+                     'same examples.')
+  gain = one.value - other.value
+  first, second = known[0]
+  if first is one.correct:
+    difference = np.asarray(first, np.int8) - np.asarray(second, np.int8)
+    return {'gain': float(gain), 'stderr': float(difference.std() / np.sqrt(len(difference))),
+            'p': mcnemar(first, second)}
+  stderr = proxies.jackknife_error(np.asarray(first) - np.asarray(second))
+  return {'gain': float(gain), 'stderr': stderr, 'p': _t_test(gain, stderr, len(first) - 1)}
 
 
-def beats(one, other):
-  """Whether `one` is right more often than `other`, with p below 0.05; bool [N] each."""
-  return bool(np.mean(one) > np.mean(other) and mcnemar(one, other) < SIGNIFICANCE)
+def beats(one, other, tried=1):
+  """Whether `one` is better than `other` beyond noise.
+
+  Args:
+    one, other: as in `paired`.
+    tried: among how many `one` was picked as the best. The more are tried the better the
+      best looks by luck, so p times `tried` must be below 0.05 (Bonferroni).
+
+  Returns:
+    A bool.
+  """
+  found = paired(one, other)
+  return bool(found['gain'] > 0 and found['p'] * tried < SIGNIFICANCE)
+
+
+def _t_test(gain, stderr, freedom):
+  """Two-sided p-value of a gain, a float; 1 for none at all."""
+  import scipy.stats
+  if not gain:
+    return 1.
+  return float(2 * scipy.stats.t.sf(abs(gain) / stderr, freedom)) if stderr else 0.

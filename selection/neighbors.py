@@ -1,18 +1,23 @@
 """Nearest neighbours under Euclidean distance, exact or with ScaNN.
 
 Both indices have the same two methods: `search(queries, k)` and `others(k)`.
-Shapes: N indexed embeddings, Q queries, D features.
+Shapes: N indexed embeddings, Q queries, D features, C candidates of a query, P pairs.
 """
 
+import dataclasses
 import functools
 import logging
+import os
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 1 << 27  # of distances held at once
-SPARE = 8  # more candidates than asked for, so that equal distances are all compared
+BLOCK_BYTES = 1 << 28  # of scores held at once
+CACHED_BYTES = 1 << 20  # of differences held at once, so that they stay in a core's cache
+SPARE = 8  # more candidates than asked for, so that hardly any search must be repeated
+FOLDS = 16  # of a row of scores, of which the least are looked for
+FAR = 1e30  # squared, where the spread of the embeddings is 1: float32 may overflow beyond
 APPROXIMATE_FROM = 20_000  # below, ScaNN compares with every embedding
 
 
@@ -21,22 +26,96 @@ def _check(k, most):
     raise ValueError(f'k is {k}; it must be in 1..{most}.')
 
 
-class ExactIndex:
-  """Compares with every embedding.
+def _floats(embeddings):
+  """The embeddings as float32 or float64, not copied where they are that."""
+  embeddings = np.asarray(embeddings)
+  return embeddings if embeddings.dtype in (np.float32, np.float64) else embeddings.astype(
+      np.float64)
 
-  Candidates come from |a|^2 - 2ab + |b|^2 of centred float64, the order among them from
-  |a - b|^2 itself; equal distances go by index. So duplicates are exactly 0 apart. (Of more
-  than k + 8 embeddings that are all the same, which are candidates is left open.)
+
+def _blocks(number, bytes_each, limit):
+  """Slices of range(number) of at most `limit` bytes, or of one."""
+  step = max(1, limit // bytes_each)
+  return [slice(first, min(first + step, number)) for first in range(0, number, step)]
+
+
+def _tolerance(dimensions, dtype):
+  """e, with which `ExactIndex` bounds distances from matrix products of this dtype.
+
+  A product of D + 1 terms in any order is off by at most n u / (1 - n u), n = D + 1, of the
+  sum of its terms' magnitudes (Higham, Accuracy and Stability, section 3.1); rounding the
+  centred embeddings and the arithmetic around it take less than another 15 u.
+  """
+  error = (dimensions + 16) * np.finfo(dtype).eps / 2
+  return error / (1 - error)
+
+
+def _least(scores, count):
+  """Columns of the `count` least of every row, in any order: int64 [Q, count].
+
+  The least lie in the `count` classes of columns, equal modulo N / FOLDS, whose minima are
+  least: to select among minima takes a small part of the time of selecting among all.
+  """
+  number = scores.shape[1]
+  classes = -(-number // FOLDS)
+  if count * FOLDS > classes:
+    return np.argpartition(scores, count - 1, axis=1)[:, :count]
+  minima = scores[:, :classes].copy()
+  for first in range(classes, number, classes):
+    folded = scores[:, first:first + classes]
+    np.minimum(minima[:, :folded.shape[1]], folded, out=minima[:, :folded.shape[1]])
+  members = np.argpartition(minima, count - 1, axis=1)[:, :count, None] + classes * np.arange(
+      FOLDS)
+  members = members.reshape(len(scores), -1)
+  values = np.take_along_axis(scores, np.minimum(members, number - 1), axis=1)
+  values[members >= number] = np.inf
+  chosen = np.argpartition(values, count - 1, axis=1)[:, :count]
+  return np.take_along_axis(members, chosen, axis=1)
+
+
+def _apart(queries, embeddings, rows, columns):
+  """Squared distances of pairs, queries[rows] from embeddings[columns]: float64 [P]."""
+  apart = np.empty(len(rows))
+  for part in _blocks(len(rows), 8 * queries.shape[1], CACHED_BYTES):
+    gaps = np.subtract(embeddings[columns[part]], queries[rows[part]], dtype=np.float64)
+    apart[part] = np.square(gaps, out=gaps).sum(1)
+  return apart
+
+
+def _table(queries, embeddings, near):
+  """Squared distances of each query from the embeddings `near` [Q, C]: float64 [Q, C]."""
+  rows = np.repeat(np.arange(len(near)), near.shape[1])
+  return _apart(queries, embeddings, rows, near.ravel()).reshape(near.shape)
+
+
+class ExactIndex:
+  """Compares with every embedding; equal distances go by index.
+
+  Distances are sums of squared differences in float64. Which of them to compute is told by a
+  float32 matrix product of the centred embeddings that gives, however it is rounded, a lower
+  bound of each distance (see `_bounds`). The k + 8 of least bound are computed; where the k-th
+  nearest of them is nearer than every bound left, no other can be as near. Where it is not
+  (many duplicates, or gaps too fine for float32), the bounds are found again in float64, and
+  all distances that they leave open are computed.
+
+  Memory: 4 D + 4 bytes an embedding beside the embeddings, which are kept as they are if they
+  are float32 or float64; some two BLOCK_BYTES more while searching.
 
   Args:
-    embeddings: [N, D], any float.
+    embeddings: [N, D], any float. Must not change while the index is in use.
   """
+  exact = True
 
   def __init__(self, embeddings):
-    embeddings = np.asarray(embeddings, np.float64)
-    self._mean = embeddings.mean(0)
-    self._points = embeddings - self._mean
-    self._squares = np.einsum('nd,nd->n', self._points, self._points)
+    self._embeddings = _floats(embeddings)
+    number, dimensions = self._embeddings.shape
+    self._mean = self._embeddings.mean(0, dtype=np.float64)
+    # A power of two, so that scaling rounds nothing; then no product overflows in float32.
+    spread = np.max(self._embeddings.max(0) - self._embeddings.min(0))
+    self._scale = 2. ** -int(np.frexp(spread)[1])
+    self._points = np.empty((number, dimensions + 1), np.float32)
+    for rows in _blocks(number, 8 * dimensions, CACHED_BYTES):
+      self._points[rows] = self._right(self._embeddings[rows], np.float32)
 
   def search(self, queries, k):
     """Finds the k nearest of each query.
@@ -48,41 +127,134 @@ class ExactIndex:
     Returns:
       int64 [Q, k]: indices, nearest first.
     """
-    _check(k, len(self._points))
-    return self._search(np.asarray(queries, np.float64) - self._mean, k, None)
+    _check(k, len(self._embeddings))
+    return self._search(_floats(queries), k, None)
 
-  def others(self, k):
+  def others(self, k, rows=None):
     """Finds the k nearest of each indexed embedding among the others.
 
     An embedding is left out of its own list by its index: its duplicates stay.
 
     Args:
       k: 1..N-1.
+      rows: int [Q], of which embeddings; all N unless given.
 
     Returns:
-      int64 [N, k]: indices, nearest first.
+      int64 [Q, k]: indices, nearest first.
     """
-    _check(k, len(self._points) - 1)
-    return self._search(self._points, k, np.arange(len(self._points)))
+    _check(k, len(self._embeddings) - 1)
+    if rows is None:
+      return self._search(self._embeddings, k, np.arange(len(self._embeddings)))
+    return self._search(self._embeddings[rows], k, np.asarray(rows))
+
+  def _bounds(self, queries, dtype):
+    """The queries' side of the bounds: (factors [Q, D + 1], base [Q]).
+
+    For centred rows p of a query and q of an embedding, and b = (1 - 2 e) |q|^2 / 2,
+
+      |p - q|^2 = |p|^2 + |q|^2 - 2 pq >= (1 - e) |p|^2 + 2 computed(b - pq) - tiny
+
+    as the product is off by at most e (|p||q| + b) <= e (|p|^2 / 2 + |q|^2). Every embedding
+    has its own slack so, and an outlier blurs no distance but its own. `tiny` stands for
+    products too small for the dtype.
+    """
+    dimensions = queries.shape[1]
+    factors = np.ones((len(queries), dimensions + 1), dtype)
+    factors[:, :-1] = (self._mean - queries) * self._scale
+    squares = np.einsum('qd,qd->q', factors[:, :-1], factors[:, :-1], dtype=np.float64)
+    tiny = 4 * (dimensions + 1) * float(np.finfo(dtype).tiny)
+    return factors, (1 - _tolerance(dimensions, dtype)) * squares - tiny
+
+  def _right(self, embeddings, dtype):
+    """The embeddings' side of the bounds: rows of q and b, [n, D + 1]."""
+    dimensions = embeddings.shape[1]
+    factors = np.empty((len(embeddings), dimensions + 1), dtype)
+    factors[:, :-1] = (embeddings - self._mean) * self._scale
+    squares = np.einsum('nd,nd->n', factors[:, :-1], factors[:, :-1], dtype=np.float64)
+    factors[:, -1] = (0.5 - _tolerance(dimensions, dtype)) * squares
+    return factors
+
+  def _ruled_out(self, bounds, reach, dtype):
+    """Whether what has these (scaled) bounds is further than `reach`, rounding included."""
+    error = _tolerance(self._embeddings.shape[1], dtype)
+    return (1 - error) * bounds > self._scale ** 2 * reach
 
   def _search(self, queries, k, left_out):
-    number = len(self._points)
-    wide = min(k + SPARE, number - (left_out is not None))
-    rows = max(1, BLOCK_BYTES // (8 * number))
-    found = []
-    for first in range(0, len(queries), rows):
-      block = queries[first:first + rows]
-      scores = self._squares - 2 * (block @ self._points.T)
+    number = len(self._embeddings)
+    count = min(k + SPARE, number - (left_out is not None))
+    found = np.empty((len(queries), k), np.int64)
+    reach = np.empty(len(queries))  # squared distance of the k-th found
+    sure = np.empty(len(queries), bool)
+    blocks = _blocks(len(queries), 4 * number, BLOCK_BYTES)
+    room = np.empty((max((b.stop - b.start for b in blocks), default=0), number), np.float32)
+    for block in blocks:
+      factors, base = self._bounds(queries[block], np.float32)
+      scores = np.matmul(factors, self._points.T, out=room[:len(factors)])
       if left_out is not None:
-        scores[np.arange(len(block)), left_out[first:first + rows]] = np.inf
-      near = np.argpartition(scores, wide - 1, axis=1)[:, :wide]
-      near.sort(axis=1)
-      apart = np.stack([
-          np.square(self._points[row] - query).sum(1) for row, query in zip(
-              near, block, strict=True)])
+        scores[np.arange(len(scores)), left_out[block]] = np.inf
+      near = np.sort(_least(scores, count), axis=1)
+      apart = _table(queries[block], self._embeddings, near)
       order = np.argsort(apart, axis=1, kind='stable')[:, :k]
-      found.append(np.take_along_axis(near, order, axis=1))
-    return np.concatenate(found)
+      found[block] = np.take_along_axis(near, order, axis=1)
+      reach[block] = np.take_along_axis(apart, order[:, -1:], axis=1)[:, 0]
+      left = np.take_along_axis(scores, near, axis=1).max(1)  # no other has a lesser score
+      sure[block] = self._ruled_out(base + 2. * left, reach[block], np.float32) & (base < FAR)
+    if count < number - (left_out is not None):
+      again = np.flatnonzero(~sure)
+      found[again] = self._search_again(
+          queries[again], k, None if left_out is None else left_out[again], reach[again])
+    return found
+
+  def _search_again(self, queries, k, left_out, reach):
+    """As `_search` in float64, knowing that the k-th nearest is not beyond `reach`."""
+    number, dimensions = self._embeddings.shape
+    found = np.empty((len(queries), k), np.int64)
+    for block in _blocks(len(queries), 32 * number, BLOCK_BYTES):  # a pair may take 32 bytes
+      factors, base = self._bounds(queries[block], np.float64)
+      open_ = np.empty((len(factors), number), bool)
+      for columns in _blocks(number, 16 * dimensions, BLOCK_BYTES):
+        scores = factors @ self._right(self._embeddings[columns], np.float64).T
+        open_[:, columns] = ~self._ruled_out(
+            base[:, None] + 2 * scores, reach[block, None], np.float64)
+      if left_out is not None:
+        open_[np.arange(len(open_)), left_out[block]] = False
+      rows, columns = np.nonzero(open_)
+      apart = _apart(queries[block], self._embeddings, rows, columns)
+      order = np.lexsort((apart, rows))  # stable: equal distances stay in order of index
+      firsts = np.searchsorted(rows, np.arange(len(open_)))
+      found[block] = columns[order[firsts[:, None] + np.arange(k)]]
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ScannSettings:
+  """What a `ScannIndex` builds and how far it looks.
+
+  Attributes:
+    leaves: of the tree.
+    leaves_to_search: of a query.
+    block: dimensions that share a 4-bit code.
+    threshold: cosine from which on an error along the embedding costs more than one across
+      (anisotropic quantisation, arXiv 1908.10396).
+    reorder: candidates compared again by their float32 distances.
+    training_sample: embeddings that tree and codes are trained on.
+    iterations: of k-means, for both.
+  """
+  leaves: int
+  leaves_to_search: int
+  block: int
+  threshold: float
+  reorder: int
+  training_sample: int
+  iterations: int
+
+
+def settings_for(number, dimensions):
+  """ScaNN's settings for N embeddings of D features."""
+  leaves = max(int(np.sqrt(number)), 1)
+  return ScannSettings(
+      leaves=leaves, leaves_to_search=-(-leaves // 10), block=4 if dimensions >= 256 else 2,
+      threshold=0.2, reorder=100, training_sample=min(number, 20_000), iterations=6)
 
 
 class ScannIndex:
@@ -90,39 +262,65 @@ class ScannIndex:
 
   Args:
     embeddings: [N, D], any float.
+    settings: a `ScannSettings`; None for `settings_for(N, D)` from 20,000 embeddings on, and
+      brute force below.
   """
+  exact = False
 
-  def __init__(self, embeddings):
+  def __init__(self, embeddings, settings=None):
     scann = _scann()
-    self._embeddings = np.asarray(embeddings, np.float32)
-    number = len(self._embeddings)
-    builder = scann.scann_ops_pybind.builder(self._embeddings, 10, 'squared_l2')
-    if number < APPROXIMATE_FROM:
-      builder = builder.score_brute_force()
+    threads = len(os.sched_getaffinity(0))
+    embeddings = _floats(embeddings)
+    number, dimensions = embeddings.shape
+    self._mean = embeddings.mean(0, dtype=np.float64)
+    self._points = self._centred(embeddings)
+    builder = scann.scann_ops_pybind.builder(self._points, 10, 'squared_l2')
+    builder.set_n_training_threads(threads)
+    if settings is None and number >= APPROXIMATE_FROM:
+      settings = settings_for(number, dimensions)
+    self.settings = settings
+    if settings is None:
+      builder.score_brute_force()
     else:
-      # About sqrt(N) leaves, a tenth of them searched, two dimensions a code: the rules of
-      # ScaNN's own documentation for data of this size.
-      leaves = int(np.sqrt(number))
-      builder = builder.tree(
-          num_leaves=leaves, num_leaves_to_search=max(leaves // 10, 1),
-          training_sample_size=min(number, 250_000)).score_ah(
-              2, anisotropic_quantization_threshold=0.2).reorder(100)
+      builder.tree(
+          settings.leaves, settings.leaves_to_search, settings.training_sample,
+          training_iterations=settings.iterations)
+      builder.score_ah(
+          settings.block, settings.threshold, settings.training_sample,
+          training_iterations=settings.iterations)
+      builder.reorder(settings.reorder)
     self._searcher = builder.build()
+    self._searcher.set_num_threads(threads)
+
+  def _centred(self, embeddings):
+    centred = np.empty(embeddings.shape, np.float32)
+    for rows in _blocks(len(embeddings), 8 * embeddings.shape[1], CACHED_BYTES):
+      centred[rows] = embeddings[rows] - self._mean
+    return centred
 
   def search(self, queries, k):
     """As `ExactIndex.search`, nearly."""
-    _check(k, len(self._embeddings))
-    indices, _ = self._searcher.search_batched(np.asarray(queries, np.float32), k)
-    return indices.astype(np.int64)
+    _check(k, len(self._points))
+    return self._search(self._centred(_floats(queries)), k)
 
   def others(self, k):
     """As `ExactIndex.others`, nearly; an embedding is never among its own neighbours."""
-    _check(k, len(self._embeddings) - 1)
-    near = self.search(self._embeddings, k + 1)
+    _check(k, len(self._points) - 1)
+    near = self._search(self._points, k + 1)
     own = near == np.arange(len(near))[:, None]
     # Where duplicates have crowded an embedding out of its own list, the last one goes.
     own[~own.any(1), -1] = True
     return near[~own].reshape(len(near), k)
+
+  def _search(self, queries, k):
+    reorder = None if self.settings is None else max(self.settings.reorder, k)
+    near, apart = self._searcher.search_batched_parallel(queries, k, reorder)
+    near = near.astype(np.int64)
+    # ScaNN says index 0, NaN apart, where the leaves it has looked into hold fewer than k.
+    short = np.flatnonzero(np.isnan(apart).any(1))
+    if len(short):
+      near[short] = ExactIndex(self._points).search(queries[short], k)
+    return near
 
 
 @functools.cache
@@ -153,3 +351,24 @@ def index(embeddings, method='auto'):
   if (method == 'scann' or large) and _scann() is not None:
     return ScannIndex(embeddings)
   return ExactIndex(embeddings)
+
+
+def recall(near, embeddings, sample=200, seed=0):
+  """Share of the k nearest others that approximate search found, on a random sample.
+
+  What is found instead of a neighbour at the same distance counts as found.
+
+  Args:
+    near: int [N, k], of `others(k)` of an approximate index.
+    embeddings: [N, D], as indexed.
+    sample: rows at most that are searched exactly.
+    seed: of the sample.
+
+  Returns:
+    A float in 0..1.
+  """
+  embeddings = _floats(embeddings)
+  rows = np.random.default_rng(seed).permutation(len(near))[:sample]
+  nearest = ExactIndex(embeddings).others(near.shape[1], rows)
+  furthest = _table(embeddings[rows], embeddings, nearest[:, -1:])
+  return float((_table(embeddings[rows], embeddings, near[rows]) <= furthest).mean())

@@ -1,20 +1,27 @@
 """Ranking the experts of a hub for a task (arXiv 2009.13239, section 3)."""
 
+import contextlib
 import dataclasses
 import logging
-import time
+import tempfile
 
 import numpy as np
 
 from export import hub as hub_lib
+from selection import cache as cache_lib
 from selection import candidates as candidates_lib
 from selection import compare
-from selection import embeddings
-from selection import neighbors
-from selection import proxies
+from selection import embeddings as embeddings_lib
+from selection import proxies as proxies_lib
+from selection import race
+from zoo import progress as progress_lib
 from zoo import tasks
 
 logger = logging.getLogger(__name__)
+
+EXAMPLES = 1000
+RACE_FROM = 20  # candidates; so few are embedded in seconds, and all are worth seeing whole
+CONFIDENCE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,29 +30,34 @@ class Entry:
 
   Attributes:
     candidate: the `selection.candidates.Candidate`.
-    scores: proxy name to score, higher is better; empty if dropped.
-    stderr: standard error of the kNN score; None if dropped.
-    images: how many were embedded.
+    scores: proxy name to `selection.proxies.Score`; empty if it failed.
+    examples: how many examples the scores rest on.
+    computed: how many of them went through its network; the others were kept.
     seconds: spent on it, loading included.
-    dropped: None, or why it has no score.
-    correct: bool [N], leave-one-out outcomes; None if dropped.
+    dropped: None; or why it failed; or what it was behind when it left the race.
   """
   candidate: candidates_lib.Candidate
-  scores: dict[str, float]
-  stderr: float | None
-  images: int
+  scores: dict[str, proxies_lib.Score]
+  examples: int
+  computed: int
   seconds: float
   dropped: str | None = None
-  correct: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
-  def to_dict(self, baseline=None):
-    """The entry in the JSON of `zoo-rank`; `baseline` is the entry to compare with."""
+  def to_dict(self, main, baseline=None):
+    """The entry in the JSON of `zoo-rank`.
+
+    Args:
+      main: name of the proxy that ranks.
+      baseline: the `Entry` to compare with, or None.
+    """
     versus = None
     if baseline is not None and not self.dropped:
-      versus = compare.paired(self.correct, baseline.correct)
+      versus = compare.paired(self.scores[main], baseline.scores[main])
     return {'handle': self.candidate.handle, 'expert': self.candidate.expert,
-            'name': self.candidate.name, 'kind': self.candidate.kind, 'scores': self.scores,
-            'stderr': self.stderr, 'vs_baseline': versus, 'images': self.images,
+            'name': self.candidate.name, 'kind': self.candidate.kind,
+            'scores': {name: score.value for name, score in self.scores.items()},
+            'stderr': self.scores[main].stderr if self.scores else None,
+            'vs_baseline': versus, 'images': self.examples, 'computed': self.computed,
             'seconds': round(self.seconds, 3), 'dropped': self.dropped}
 
 
@@ -57,8 +69,10 @@ class Ranking:
     task, source: name of the task, and builder and version of its data.
     hub: folder of the hub.
     examples: N, how many labelled examples were used.
-    entries: all candidates, best first, the dropped ones last.
-    k: neighbours that vote.
+    entries: all candidates, best first; then those that left the race, those that failed.
+    proxies: those of `selection.proxies` that scored; the first one ranks.
+    k, distance: of the kNN proxy.
+    confidence: with which experts left the race; None if all embedded all examples.
     protocol: how the examples were drawn.
     digest: of the examples at the hub's smallest image size, as in
       `zoo.tasks.Examples.digest`.
@@ -68,7 +82,10 @@ class Ranking:
   hub: str
   examples: int
   entries: list[Entry]
+  proxies: tuple
   k: int
+  distance: str
+  confidence: float | None
   protocol: str
   digest: str
 
@@ -85,33 +102,108 @@ class Ranking:
 
   @property
   def beats_baseline(self):
-    """Whether the winner is better than the baseline beyond noise (exact McNemar test)."""
+    """Whether the winner is better than the baseline beyond noise; None without a baseline.
+
+    The winner was picked among all: the p-value is multiplied by how many there were.
+    """
     if self.baseline is None:
       return None
-    return compare.beats(self.winner.correct, self.baseline.correct)
+    return self._beats(self.winner, self.baseline)
 
   @property
   def indistinguishable(self):
     """The entries that the same test cannot tell from the winner."""
-    return [e for e in self.entries[1:]
-            if not e.dropped and not compare.beats(self.winner.correct, e.correct)]
+    return [e for e in self.entries[1:] if not e.dropped and not self._beats(self.winner, e)]
+
+  def _beats(self, one, other):
+    main = self.proxies[0].name
+    tried = sum(bool(entry.scores) for entry in self.entries) - 1
+    return compare.beats(one.scores[main], other.scores[main], max(tried, 1))
+
+  @property
+  def agreement(self):
+    """Kendall's tau of the ranking proxy with each other one, over what finished."""
+    main, *others = (proxy.name for proxy in self.proxies)
+    whole = [entry for entry in self.entries if not entry.dropped]
+
+    def values(name):
+      return [entry.scores[name].value for entry in whole]
+
+    return {name: proxies_lib.kendall(values(main), values(name)) for name in others}
 
   def to_dict(self):
     """The JSON of `zoo-rank`."""
     return {
         'task': self.task, 'source': self.source, 'hub': self.hub, 'examples': self.examples,
-        'protocol': self.protocol, 'examples_digest': self.digest, 'k': self.k,
+        'protocol': self.protocol, 'examples_digest': self.digest,
+        'proxies': [{'name': p.name, 'title': p.title, 'unit': p.unit} for p in self.proxies],
+        'agreement': self.agreement, 'k': self.k,
+        'distance': self.distance, 'confidence': self.confidence,
         'winner': self.winner.candidate.handle, 'winner_expert': self.winner.candidate.expert,
         'baseline': self.baseline and self.baseline.candidate.handle,
         'beats_baseline': self.beats_baseline,
         'indistinguishable': [[e.candidate.handle, e.candidate.expert]
                               for e in self.indistinguishable],
-        'experts': [entry.to_dict(self.baseline) for entry in self.entries]}
+        'experts': [entry.to_dict(self.proxies[0].name, self.baseline) for entry in self.entries]}
 
 
-def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None, k=1,
-         seed=None, method='auto', trust=False):
-  """Ranks experts by leave-one-out kNN accuracy on a task's 1,000 examples.
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """The labelled examples by which a task is judged.
+
+  Attributes:
+    images: dict from image size to uint8 [N, size, size, 3].
+    labels: int64 [N].
+    class_names: of the task.
+    protocol: how the examples were drawn.
+    digest: as in `Ranking`.
+  """
+  images: dict[int, np.ndarray]
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  protocol: str
+  digest: str
+
+
+def sample(task, image_sizes, examples=EXAMPLES, seed=None):
+  """Reads the examples of a task once, resized to each of some sizes.
+
+  Args:
+    task: a `zoo.tasks.Task`.
+    image_sizes: iterable of pixels.
+    examples: how many; the 1,000 of the protocol, or that many of 'train', 0 for all of it.
+    seed: draws them; None takes the first in stored order.
+
+  Returns:
+    A `Sample`.
+  """
+  if examples == EXAMPLES:
+    protocol = tasks.protocol_1k(task, seed)
+    parts, name = [protocol.train, protocol.val], protocol.name
+  else:
+    rows = np.arange(task.splits['train'])
+    if seed is not None:
+      rows = np.random.default_rng((seed, len(rows))).permutation(rows)
+    rows = np.sort(rows[:examples or None])
+    parts, name = [('train', rows)], f'{len(rows)} of train'
+    name += ' (first)' if seed is None else f' (seed {seed})'
+  sizes = sorted(set(image_sizes))
+  read = tasks.read_sizes(task, parts, sizes)
+  labels = read[sizes[0]].labels
+  counts = np.bincount(labels, minlength=len(task.class_names))
+  alone = [task.class_names[i] for i in np.flatnonzero(counts == 1)]
+  if alone:
+    logger.warning('%d of the classes of %r have a single example here, which no other can '
+                   'classify: %s', len(alone), task.name, ', '.join(alone[:5]))
+  return Sample({size: own.images for size, own in read.items()}, labels, task.class_names,
+                name, read[sizes[0]].digest())
+
+
+def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
+         proxies=('knn',), k=1, distance='euclidean', seed=None, examples=EXAMPLES,
+         method='auto', confidence=CONFIDENCE, exhaustive=None, cache=None, trust=False,
+         workers=None):
+  """Ranks experts by how well their frozen embeddings would serve a task.
 
   Args:
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
@@ -119,10 +211,19 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     handles: further modules, as `export.hub.resolve` takes them.
     image_size: pixels for modules that do not say theirs.
     data_dir: where TFDS finds prepared data sets.
-    k: how many neighbours vote.
+    proxies: of `selection.proxies.NAMES`; the first one ranks, the others are shown.
+    k, distance: of the kNN proxy: how many neighbours vote, 'euclidean' or 'cosine'.
     seed: draws the examples; None takes the first in stored order.
+    examples: how many, as in `sample`.
     method: of neighbour search, as in `selection.neighbors.index`.
+    confidence: with which an expert must be behind to leave the race, 0.5 to 1.
+    exhaustive: embed all examples with every expert. None does so for few experts, and for
+      proxies that have no outcomes to race on.
+    cache: folder where embeddings are kept, '' for none; None is
+      `selection.cache.default_folder()`.
     trust: as in `export.hub.check`.
+    workers: a `selection.distributed.Workers` that scores the experts, each on all examples;
+      None scores them in this process.
 
   Returns:
     A `Ranking`. A module that fails is in it as dropped, with the reason.
@@ -131,45 +232,110 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     ValueError: task or hub cannot be used, there are too few examples for k, or every
       module failed.
   """
-  if k < 1:
-    raise ValueError(f'k is {k}; it must be 1 or more.')
+  scorers = proxies_lib.make(proxies, k, distance, method)
+  if not 0.5 <= confidence < 1:
+    raise ValueError(f'confidence is {confidence}; it must be at least 0.5 and below 1.')
+  if workers and exhaustive is False:
+    raise ValueError('--runner embeds every example with every expert: leave out '
+                     '--noexhaustive.')
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
   found = candidates_lib.find(hub, handles, image_size)
-  protocol = tasks.protocol_1k(task, seed)
-  sizes = sorted({candidate.image_size for candidate in found})
-  examples = {size: tasks.read(task, protocol.train, size) + tasks.read(
-      task, protocol.val, size) for size in sizes}
-  labels = examples[sizes[0]].labels
-  if len(labels) <= k:
-    raise ValueError(f'task {task.name!r} has {len(labels)} examples but k is {k}: use '
-                     f'--k={max(len(labels) - 1, 1)} or less, or more examples.')
-  counts = np.bincount(labels, minlength=len(task.class_names))
-  alone = [task.class_names[i] for i in np.flatnonzero(counts == 1)]
-  if alone:
-    logger.warning('%d of the classes of %r have a single example here, which no other can '
-                   'classify: %s', len(alone), task.name, ', '.join(alone[:5]))
-  entries, embedder = [], None
-  for number, candidate in enumerate(found, 1):
-    start = time.monotonic()
-    try:
-      # Experts of a packed module follow each other: it is loaded once.
-      if embedder is None or embedder.module is not candidate.module:
-        embedder = embeddings.Embedder(candidate.module, trust)
-      embedded = embedder(examples[candidate.image_size].images, candidate.expert)
-      near = neighbors.index(embedded, method).others(k)
-      correct = proxies.leave_one_out_correct(near, labels, k)
-      entry = Entry(candidate, {'knn': float(correct.mean())}, proxies.standard_error(correct),
-                    len(labels), time.monotonic() - start, correct=correct)
-      logger.info('%d/%d %s: kNN %.1f%% ± %.1f', number, len(found), candidate.describe(),
-                  100 * entry.scores['knn'], 100 * entry.stderr)
-    except (ValueError, OSError) as error:
-      entry = Entry(candidate, {}, None, 0, time.monotonic() - start, dropped=str(error))
-      logger.warning('%d/%d %s: dropped: %s', number, len(found), candidate.describe(), error)
-    entries.append(entry)
+  drawn = sample(task, [candidate.image_size for candidate in found], examples, seed)
+  if len(drawn.labels) <= k:
+    raise ValueError(f'task {task.name!r} has {len(drawn.labels)} examples but k is {k}: use '
+                     f'--k={max(len(drawn.labels) - 1, 1)} or less, or more examples.')
+  if exhaustive is None:
+    exhaustive = bool(workers) or len(found) < RACE_FROM or not scorers[0].outcomes
+  elif not exhaustive and not scorers[0].outcomes:
+    raise ValueError(f'{scorers[0].name} has no outcomes to race on: rank by knn or ridge, '
+                     'or say --exhaustive.')
+  folder = cache_lib.default_folder() if cache is None else cache
+  with contextlib.ExitStack() as stack:
+    if workers:
+      settings = {'names': [scorer.name for scorer in scorers], 'k': k, 'distance': distance,
+                  'method': method}
+      entries = workers.entries(found, drawn, settings, folder, trust)
+    else:
+      if not folder and not exhaustive:  # one round goes on from what the last one embedded
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+      source = embeddings_lib.Embeddings(
+          drawn.images, cache_lib.Cache(folder) if folder else None, trust)
+      entries = _race(found, source, scorers, drawn.labels, None if exhaustive else confidence)
+  main = scorers[0].name
   entries.sort(key=lambda e: (
-      e.dropped is not None, -e.scores.get('knn', 0.), e.candidate.kind != 'baseline'))
+      e.dropped is not None, not e.scores, -e.examples,
+      -e.scores[main].value if e.scores else 0., e.candidate.kind != 'baseline'))
   if entries[0].dropped:
     raise ValueError(f'no module could be used; the first failed so: {entries[0].dropped}')
-  return Ranking(task.name, task.source, hub, len(labels), entries, k, protocol.name,
-                 examples[sizes[0]].digest())
+  return Ranking(task.name, task.source, hub, len(drawn.labels), entries,
+                 tuple(scorers), k, distance, None if exhaustive else confidence,
+                 drawn.protocol, drawn.digest)
+
+
+def score(found, source, scorers, labels, rows, progress=None):
+  """Scores candidates on some of the examples, each as soon as it is embedded.
+
+  Args:
+    found: a list of `Candidate`.
+    source: a `selection.embeddings.Embeddings`.
+    scorers: of `selection.proxies.make`.
+    labels: int64 [N].
+    rows: int [R]: the examples, embedded in this order.
+    progress: a `zoo.progress.Progress` of images, or None.
+
+  Yields:
+    An `Entry` for each candidate.
+  """
+  stored = np.argsort(rows)  # ties among neighbours go by stored order
+  for one in source.of(found, rows, progress):
+    scores, error = {}, one.error
+    if not error:
+      try:
+        scores = {scorer.name: scorer(one.embeddings[stored], labels[rows[stored]])
+                  for scorer in scorers}
+      except (ValueError, np.linalg.LinAlgError) as failure:
+        error = str(failure)
+    if error:
+      logger.warning('%s: dropped: %s', one.candidate.describe(), error)
+    yield Entry(one.candidate, scores if not error else {}, len(rows) if not error else 0,
+                one.computed, one.seconds, error)
+
+
+def _race(found, source, scorers, labels, confidence):
+  """Entries of all candidates; those that cannot win are not embedded further.
+
+  Without a confidence there is one round of all examples.
+  """
+  sizes = [len(labels)]
+  if confidence is not None:
+    sizes = race.samples(len(labels), len(np.unique(labels)))
+  beginning = race.order(labels)
+  main = scorers[0].name
+  done, running, spent = [], list(found), {}
+  for number, size in enumerate(sizes, 1):
+    last = size == len(labels)
+    what = 'images' if len(sizes) == 1 else f'round {number}/{len(sizes)}: images'
+    with progress_lib.Progress(len(running) * size, what) as progress:
+      entries = []
+      for entry in score(running, source, scorers if last else scorers[:1], labels,
+                         beginning[:size], progress):
+        # What an entry cost is the sum over its rounds.
+        key = entry.candidate.key
+        computed, seconds = spent.get(key, (0, 0.))
+        spent[key] = computed + entry.computed, seconds + entry.seconds
+        entries.append(dataclasses.replace(entry, computed=spent[key][0], seconds=spent[key][1]))
+    done += [entry for entry in entries if last or entry.dropped]
+    entries = [entry for entry in entries if not entry.dropped]
+    if last or not entries:
+      break
+    behind = race.behind([(e.candidate, e.scores[main].correct) for e in entries],
+                         confidence, len(labels))
+    done += [dataclasses.replace(e, dropped=behind[e.candidate.key])
+             for e in entries if e.candidate.key in behind]
+    running = [e.candidate for e in entries if e.candidate.key not in behind]
+    if number > 1 or behind:
+      logger.info('%d of %d experts go on after %d examples.', len(running), len(entries), size)
+  # In the order of the hub, so that equal scores are ranked the same whichever came first.
+  place = {candidate.key: i for i, candidate in enumerate(found)}
+  return sorted(done, key=lambda entry: place[entry.candidate.key])

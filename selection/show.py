@@ -5,6 +5,7 @@ import io
 from zoo import atomic
 
 BARS = 30  # more would not be read
+ROWS = 60  # of the table
 
 
 def _key(entry):
@@ -24,65 +25,110 @@ def describe(entry):
   return entry['handle'] if entry['expert'] is None else f'{entry["handle"]} ({entry["name"]})'
 
 
+def score(value, proxy):
+  """A score as text: a share in percent, anything else with three digits.
+
+  Args:
+    value: the score.
+    proxy: the entry of `proxies` in the JSON that it is of.
+  """
+  return f'{value:.1%}' if proxy['unit'] == '%' else f'{value:.3g}'
+
+
+def _shown(entry, proxy):
+  """The score of an entry as text, '' where it has none."""
+  value = entry['scores'].get(proxy['name'])
+  return '' if value is None else score(value, proxy)
+
+
+def difference(value, proxy, sign=''):
+  """A difference of scores, or its standard error, as text: percentages in points."""
+  return f'{100 * value:{sign}.1f}' if proxy['unit'] == '%' else f'{value:{sign}.3g}'
+
+
 def table(result):
   """The ranking as lines of text."""
+  main, *others = result['proxies']
   alike = {tuple(key) for key in result['indistinguishable']}
-  width = max(len(entry['name']) for entry in result['experts'])
-  lines = [f'{"":4} {"expert":{width}} {"kind":9} {"kNN":>6} {"± s.e.":>7} {"gain":>6} '
-           f'{"± s.e.":>7} {"seconds":>7}  module']
-  for place, entry in enumerate(result['experts'], 1):
+  shown = result['experts'][:ROWS]
+  width = max(len(entry['name']) for entry in shown)
+  lines = [f'{"":4} {"expert":{width}} {"kind":9} {main["title"]:>7} {"± s.e.":>7} {"gain":>7} '
+           f'{"± s.e.":>7} ' + ''.join(f'{proxy["title"]:>8} ' for proxy in others)
+           + f'{"seconds":>7}  module']
+  for place, entry in enumerate(shown, 1):
     head = f'{entry["name"]:{width}} {entry["kind"]:9}'
-    if entry['dropped']:
+    if not entry['scores']:
       lines.append(f'{"-":>4} {head} dropped: {entry["dropped"]}')
       continue
-    versus, gain = entry['vs_baseline'], f'{"":14}'
+    versus, gain = entry['vs_baseline'], f'{"":15}'
     if versus and entry['handle'] != result['baseline']:
-      gain = f'{100 * versus["gain"]:+6.1f} {100 * versus["stderr"]:7.1f}'
+      gain = (f'{difference(versus["gain"], main, "+"):>7} '
+              f'{difference(versus["stderr"], main):>7}')
     lines.append(
-        f'{place:4} {head} {entry["scores"]["knn"]:6.1%} {entry["stderr"]:7.1%} {gain} '
-        f'{entry["seconds"]:7.1f}  {entry["handle"]}'
-        + ('  (may be as good)' if _key(entry) in alike else ''))
+        f'{"-" if entry["dropped"] else place:>4} {head} '
+        f'{score(entry["scores"][main["name"]], main):>7} '
+        f'{score(entry["stderr"], main):>7} {gain} '
+        + ''.join(f'{_shown(entry, proxy):>8} ' for proxy in others)
+        + f'{entry["seconds"]:7.1f}  {entry["handle"]}'
+        + ('  (may be as good)' if _key(entry) in alike else '')
+        + (f'  ({entry["dropped"]})' if entry['dropped'] else ''))
+  if len(result['experts']) > ROWS:
+    lines.append(f'     ... and {len(result["experts"]) - ROWS} more (--json has all).')
   return '\n'.join(lines)
 
 
 def verdict(result):
-  """One sentence: who is best, and whether that is more than noise."""
+  """In a sentence or two: who is best, whether that is more than noise, who agrees."""
   winner, baseline = roles(result)
-  best = f'Best by leave-one-out kNN on {result["examples"]} examples: {describe(winner)}'
+  main, *others = result['proxies']
+  judge = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
+  best = f'Best by {judge} on {result["examples"]} examples: {describe(winner)}'
   if baseline is None:
-    return f'{best}. The hub has no baseline to compare with.'
-  if winner is baseline:
-    return f'{best}, which is the baseline.'
-  gain = 100 * (winner['scores']['knn'] - baseline['scores']['knn'])
-  noise = ('more than noise' if result['beats_baseline'] else 'which may be noise')
-  return f'{best}, {gain:+.1f} points on the baseline: {noise} (exact McNemar test, 5%).'
+    said = f'{best}. The hub has no baseline to compare with.'
+  elif winner is baseline:
+    said = f'{best}, which is the baseline.'
+  else:
+    gain = winner['scores'][main['name']] - baseline['scores'][main['name']]
+    noise = 'more than noise' if result['beats_baseline'] else 'which may be noise'
+    scored = sum(bool(entry['scores']) for entry in result['experts'])
+    said = (f'{best}, {difference(gain, main, "+")}{" points" if main["unit"] == "%" else ""} '
+            f'on the baseline: {noise} (paired test, 5%, for the best of {scored}).')
+  for proxy in others:
+    tau = result['agreement'][proxy['name']]
+    if tau is not None:
+      said += f' {proxy["title"]} orders the experts alike to a Kendall tau of {tau:.2f}.'
+  return said
 
 
 def chart(result):
   """The ranking as a horizontal bar chart, a matplotlib figure.
 
-  Bars are leave-one-out kNN accuracies. They start at the baseline's, which is what an
-  expert has to beat, and their error bar is one standard error of the paired difference
-  from it. Without a baseline they start at zero.
+  Bars are scores of the ranking proxy. They start at the baseline's, which is what an expert
+  has to beat, and their error bar is one standard error of the paired difference from it.
+  Without a baseline they start at zero.
   """
   from matplotlib import figure
   winner, baseline = roles(result)
+  main = result['proxies'][0]
+  unit = 100 if main['unit'] == '%' else 1
   entries = [entry for entry in result['experts'] if not entry['dropped']][:BARS]
   shown = figure.Figure(figsize=(7.5, 1.1 + 0.28 * len(entries)), layout='constrained')
   axes = shown.subplots()
-  start = 100 * baseline['scores']['knn'] if baseline else 0.
-  scores = [100 * entry['scores']['knn'] for entry in entries]
-  errors = [100 * (e['vs_baseline']['stderr'] if baseline else e['stderr']) for e in entries]
+  start = unit * baseline['scores'][main['name']] if baseline else 0.
+  scores = [unit * entry['scores'][main['name']] for entry in entries]
+  errors = [unit * (e['vs_baseline']['stderr'] if baseline else e['stderr']) for e in entries]
   colors = ['#1b6e53' if e is winner else '#a9cfc2' for e in entries]
   rows = range(len(entries))
-  axes.barh(rows, [score - start for score in scores], left=start, color=colors, height=0.7)
+  axes.barh(rows, [value - start for value in scores], left=start, color=colors, height=0.7)
   axes.errorbar(scores, rows, xerr=errors, fmt='none', ecolor='#44484f', elinewidth=1)
-  for row, score in zip(rows, scores, strict=True):
-    axes.text(1.01, row, f'{score:.1f}', va='center', transform=axes.get_yaxis_transform())
+  for row, entry in zip(rows, entries, strict=True):
+    axes.text(1.01, row, score(entry['scores'][main['name']], main).rstrip('%'), va='center',
+              transform=axes.get_yaxis_transform())
   axes.set_yticks(rows, [e['name'] + (' (whole)' if e['kind'] == 'expert' else '')
                          for e in entries])
   axes.invert_yaxis()
-  label = f'leave-one-out kNN accuracy on {result["task"]}, %'
+  label = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
+  label += f' on {result["task"]}' + (', %' if main['unit'] == '%' else '')
   if baseline is not None:
     axes.axvline(start, color='#44484f', linewidth=1)
     label += '\n(bars start at the baseline; ± one standard error of the difference)'

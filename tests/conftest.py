@@ -14,6 +14,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'tfds'
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+  """Every test starts with no embeddings kept, and touches nobody's."""
+  monkeypatch.setenv('EXPERT_ZOO_CACHE', str(tmp_path_factory.mktemp('cache')))
+
+
 @pytest.fixture(scope='session')
 def shared_tfds():
   """The folder of prepared TFDS data sets."""

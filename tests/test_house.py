@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
 BINARIES = ('zoo.pretrain', 'zoo.experts', 'export.publish', 'export.hub_main',
             'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
-            'benchmarks.speed')
+            'benchmarks.speed', 'benchmarks.suite', 'benchmarks.made_hub',
+            'benchmarks.selection_speed', 'benchmarks.racing')
 
 
 def _imports(file):

@@ -293,3 +293,77 @@ def test_a_prepared_data_set_of_another_maker_is_read(shared_tfds):
   task = tasks.load('rsscn7_64', shared_tfds)
   assert task.splits == {'train': 1400, 'test': 1400}
   assert tasks.read(task, ('train', range(3)), 32).images.shape == (3, 32, 32, 3)
+
+
+def _counted(number, failing=()):
+  """A task of `number` 3 x 3 pictures for training and one for testing, and what it decoded."""
+  decoded = []
+
+  def reader(split, indices):
+    for i in indices:
+      decoded.append((split, int(i)))
+      image = np.random.default_rng(i).integers(0, 256, (3, 3, 3)).astype(np.uint8)
+      yield None if i in failing else image, int(i) % 2
+
+  return tasks.Task('counted', ('even', 'odd'), {'train': number, 'test': number}, 'counted:1',
+                    reader), decoded
+
+
+def test_images_are_decoded_once_for_all_sizes():
+  task, decoded = _counted(6)
+  examples = tasks.read_sizes(task, [('train', [0, 2]), ('test', None)], [4, 8, 4])
+  assert decoded == [('train', 0), ('train', 2), *(('test', i) for i in range(6))]
+  assert set(examples) == {4, 8}
+  for size, one in examples.items():  # as if each were read alone
+    apart = tasks.read(task, ('train', [0, 2]), size) + tasks.read(task, ('test', None), size)
+    assert one.digest() == apart.digest()
+
+
+def test_an_unreadable_image_is_skipped_in_every_size_alike(caplog):
+  task, _ = _counted(6, failing=(1, 4))
+  examples = tasks.read_sizes(task, [('train', None), ('test', [0, 1])], [4, 8])
+  assert [one.labels.tolist() for one in examples.values()] == [[0, 0, 1, 1, 0]] * 2
+  assert [one.images.shape for one in examples.values()] == [(5, 4, 4, 3), (5, 8, 8, 3)]
+  assert "'train': 2 of 6 images could not be read" in caplog.text
+  assert "'test': 1 of 2 images could not be read" in caplog.text
+
+
+def test_a_part_without_a_readable_image_is_an_error():
+  task, _ = _counted(6, failing=(1, 4))
+  with pytest.raises(ValueError, match="'counted' has no readable image in split 'test'"):
+    tasks.read_sizes(task, [('train', None), ('test', [1, 4])], [4])
+
+
+def test_images_beyond_the_limit_lie_in_a_file_that_nobody_has_to_remove(monkeypatch, tmp_path):
+  import tempfile
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'here'))
+  task, _ = _counted(6, failing=(2,))
+  parts = [('train', None), ('test', None)]
+  in_memory = tasks.read_sizes(task, parts, [4, 8])
+  needed = 12 * 3 * (4 * 4 + 8 * 8)
+  monkeypatch.setattr(tasks, 'MEMORY_BYTES', needed)
+  assert not isinstance(tasks.read_sizes(task, parts, [4, 8])[8].images, np.memmap)
+  monkeypatch.setattr(tasks, 'MEMORY_BYTES', needed - 1)
+  in_files = tasks.read_sizes(task, parts, [4, 8])
+  for size, one in in_files.items():
+    assert isinstance(one.images, np.memmap)
+    assert one.digest() == in_memory[size].digest()
+    assert one.images.tobytes() == in_memory[size].images.tobytes()
+  assert not list((tmp_path / 'here').iterdir())
+
+
+def test_a_full_disk_is_named_before_it_is_written_to(monkeypatch):
+  def full(*arguments):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(tasks, 'MEMORY_BYTES', 0)
+  monkeypatch.setattr(os, 'posix_fallocate', full)
+  task, _ = _counted(2)
+  with pytest.raises(OSError, match=r'no room for 96 bytes of images \(No space.*set TMPDIR'):
+    tasks.read(task, ('train', None), 4)
+
+
+def test_the_labels_of_a_split_are_those_of_its_examples_in_stored_order(made_tfds, picture_folder):
+  for task in (tasks.load('made', made_tfds), _folder_task(picture_folder)):
+    for split in task.splits:
+      assert np.array_equal(task.labels(split), tasks.read(task, (split, None), 4).labels)

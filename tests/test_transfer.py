@@ -33,7 +33,7 @@ def test_the_main_job_leaves_files_that_a_person_would_open(tiny_hub, picture_fo
   flags = (f'--hub={tiny_hub}', f'--task=folder:{picture_folder}', '--work_dir=work', *SMALL)
   code, out, _ = console(transfer_main, *flags)
   assert code == 0
-  for words in ('Best by leave-one-out kNN', 'winner', 'work/report.html'):
+  for words in ('Best by leave-one-out 1-NN', 'winner', 'work/report.html'):
     assert words in out
   with open('work/result.json', encoding='utf-8') as file:
     result = json.load(file)

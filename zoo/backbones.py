@@ -164,15 +164,27 @@ class Backbone(keras.Model):
             width, strides, project, a.block, a.groups, adapters if stage in adapted else None,
             name=f'stage{stage + 1}_unit{i + 1:02}'))
         channels = width * a.expansion
+    self._first_adapted = next(
+        (i for i, unit in enumerate(self.units) if unit.adapter is not None), len(self.units))
     self.norm = layers.GroupNorm(a.groups, name='norm')
 
   def call(self, images, training=False, expert=0):
     del training  # see `training_matters`
+    return self.branch(self.trunk(images), expert)
+
+  def trunk(self, images):
+    """What all experts share, [B, H, W, 3] to [B, H', W', C]: everything before an adapter."""
     x = self.stem(ops.cast(images, 'float32') * 2. - 1.)  # BiT's range
     if self.architecture.stem == 'imagenet':
       x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros take part in the maximum
       x = ops.max_pool(x, 3, 2, padding='valid')
-    for unit in self.units:
+    for unit in self.units[:self._first_adapted]:
+      x = unit(x)
+    return x
+
+  def branch(self, x, expert=0):
+    """The rest, [B, H', W', C] to embeddings [B, F], by one expert."""
+    for unit in self.units[self._first_adapted:]:
       x = unit(x, expert=expert)
     x = ops.relu(self.norm(x))
     return ops.mean(ops.cast(x, 'float32'), axis=(1, 2))

@@ -6,7 +6,10 @@ Shapes: N examples, H height, W width, C classes.
 import dataclasses
 import hashlib
 import logging
+import math
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -18,6 +21,8 @@ logger = logging.getLogger(__name__)
 VAL_EXAMPLES = 200
 TRAIN_EXAMPLES = 800
 TEST_SHARE = 5  # one example in five, where a source sets none apart
+MEMORY_BYTES = 2 << 30  # of images read at once; more lie in a temporary file
+CUT = re.compile(r'(.+)\[(\w+)=([^\[\]]+)\]')  # NAME[FEATURE=CLASS|CLASS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +37,22 @@ class Task:
     reader: `reader(split, indices)` yields (image, label) for the sorted indices of a
       split: an array as `zoo.pixels.to_rgb` takes it, and an integer. An image that
       cannot be read comes as None, and the reader has said so.
+    labeler: `labeler(split)` gives the labels of a split as `labels` does, without a look
+      at the images; None where only reading tells.
   """
   name: str
   class_names: tuple[str, ...]
   splits: dict[str, int]
   source: str
   reader: Callable[[str, Sequence[int]], Iterator] = dataclasses.field(repr=False)
+  labeler: Callable[[str], np.ndarray] | None = dataclasses.field(default=None, repr=False)
+
+  def labels(self, split):
+    """The labels of all examples of a split in stored order, int64 [N]."""
+    if self.labeler is not None:
+      return self.labeler(split)
+    everything = self.reader(split, np.arange(self.splits[split]))
+    return np.array([label for _, label in everything], np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,40 +124,82 @@ def protocol_1k(task, seed=None):
 
 
 def read(task, part, image_size):
-  """Reads examples into memory, resized.
+  """Reads examples of one size into memory.
 
   Args:
     task: a `Task`.
     part: (split, indices), as in a `Protocol`; indices None for the whole split.
-    image_size: H = W in pixels; the aspect is not kept (as in VTAB).
+    image_size: H = W in pixels.
 
   Returns:
-    `Examples`; those that cannot be read are left out, and named in a warning.
+    `Examples`; otherwise as `read_sizes`.
+  """
+  return read_sizes(task, [part], [image_size])[image_size]
+
+
+def read_sizes(task, parts, image_sizes):
+  """Reads examples for several image sizes, each image decoded once.
+
+  Args:
+    task: a `Task`.
+    parts: (split, indices) of each part, as in a `Protocol`, read one after the other into
+      the same arrays; indices None for the whole split.
+    image_sizes: each H = W in pixels; the aspect is not kept (as in VTAB).
+
+  Returns:
+    A dict from image size to `Examples`, the same examples in each. Those that cannot be
+    read are left out, and named in a warning. Images of more than `MEMORY_BYTES` in all
+    lie in a temporary file instead of in memory, which goes with the last array over it
+    or with the process.
 
   Raises:
-    ValueError: no example is left, or a label is not in 0..C-1.
+    ValueError: no example of a part is left, or a label is not in 0..C-1.
+    OSError: there is no room for the temporary file.
   """
-  split, indices = part
-  if indices is None:
-    indices = np.arange(task.splits[split])
-  images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
-  labels, skipped = [], 0
-  for image, label in task.reader(split, indices):
-    if image is None:
-      skipped += 1
-      continue
-    if not 0 <= label < len(task.class_names):
-      raise ValueError(
-          f'task {task.name!r} has label {label} in split {split!r}, but its '
-          f'{len(task.class_names)} classes are 0..{len(task.class_names) - 1}: renumber them.')
-    images[len(labels)] = pixels.resize(pixels.to_rgb(image), image_size)
-    labels.append(label)
-  if skipped:
-    logger.warning('task %r, split %r: %d of %d images could not be read and are skipped.',
-                   task.name, split, skipped, len(indices))
-  if not labels:
-    raise ValueError(f'task {task.name!r} has no readable image in split {split!r}.')
-  return Examples(images[:len(labels)], np.array(labels, np.int64))
+  parts = [(split, np.arange(task.splits[split]) if indices is None else indices)
+           for split, indices in parts]
+  images = _room(sum(len(indices) for _, indices in parts), sorted(set(image_sizes)))
+  labels = []
+  for split, indices in parts:
+    before = len(labels)
+    for image, label in task.reader(split, indices):
+      if image is None:
+        continue
+      if not 0 <= label < len(task.class_names):
+        raise ValueError(
+            f'task {task.name!r} has label {label} in split {split!r}, but its '
+            f'{len(task.class_names)} classes are 0..{len(task.class_names) - 1}: renumber them.')
+      rgb = pixels.to_rgb(image)
+      for size, array in images.items():
+        array[len(labels)] = pixels.resize(rgb, size)
+      labels.append(label)
+    skipped = before + len(indices) - len(labels)
+    if skipped:
+      logger.warning('task %r, split %r: %d of %d images could not be read and are skipped.',
+                     task.name, split, skipped, len(indices))
+    if len(labels) == before:
+      raise ValueError(f'task {task.name!r} has no readable image in split {split!r}.')
+  labels = np.array(labels, np.int64)
+  return {size: Examples(array[:len(labels)], labels) for size, array in images.items()}
+
+
+def _room(number, sizes):
+  """Arrays uint8 [number, size, size, 3] to fill, by size; in files if they are large."""
+  shapes = {size: (number, size, size, 3) for size in sizes}
+  needed = sum(math.prod(shape) for shape in shapes.values())
+  if needed <= MEMORY_BYTES:
+    return {size: np.empty(shape, np.uint8) for size, shape in shapes.items()}
+  arrays = {}
+  for size, shape in shapes.items():
+    with tempfile.TemporaryFile() as file:  # has no name: the mapping alone keeps it
+      try:
+        if hasattr(os, 'posix_fallocate'):  # else a full disk kills the process later on
+          os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+        arrays[size] = np.memmap(file, np.uint8, 'w+', shape=shape)
+      except OSError as error:
+        raise OSError(f'{tempfile.gettempdir()} has no room for {needed:,} bytes of images '
+                      f'({error.strerror}): set TMPDIR to a folder that has.') from None
+  return arrays
 
 
 def from_arrays(name, class_names, **splits):
@@ -198,7 +255,10 @@ def load(name, data_dir=None, label='label'):
 
   Args:
     name: 'digits'; 'folder:PATH' (see `zoo.folder_tasks`); or a TFDS name with an optional
-      config and version, as in 'name/config:1.0.0' (see `zoo.tfds_tasks`).
+      config and version, as in 'name/config:1.0.0' (see `zoo.tfds_tasks`). With
+      '[FEATURE=VALUE|VALUE]' behind it, some of its classes only (see `zoo.cut_tasks`):
+      'digits[label=3|8]', 'cifar100[coarse_label=fish|people]',
+      'tiny_imagenet_32[under=dog|cat]'.
     data_dir: where TFDS looks for prepared data; None for its own default.
     label: the TFDS feature that is the label.
 
@@ -208,6 +268,9 @@ def load(name, data_dir=None, label='label'):
   Raises:
     ValueError: there is no such task, or it cannot be used; the message says what to do.
   """
+  if match := CUT.fullmatch(name):
+    from zoo import cut_tasks
+    return cut_tasks.load(*match.groups(), data_dir, label)
   if name == 'digits':
     return digits()
   if name.startswith('folder:'):

@@ -4,13 +4,19 @@ Without a split 'test', 'validation' is for testing; without either, the last fi
 'train' (VTAB's own tasks cut theirs by rules of their own).
 """
 
+import contextlib
 import difflib
+import functools
 import os
+import sys
 
 import numpy as np
 
 from zoo import cli
+from zoo import hierarchy
 from zoo import tasks
+
+TREE = 'wordnet_hierarchy.json'
 
 
 def load(name, data_dir=None, label='label'):
@@ -39,28 +45,40 @@ def load(name, data_dir=None, label='label'):
     splits['train'] = kept
 
   def reader(split, indices):
+    import tensorflow as tf
     import tensorflow_datasets as tfds
     name, start = stored[split]
-    indices = np.asarray(indices) + start
+    indices = np.asarray(indices, np.int64) + start
+    if not len(indices):
+      return
     first, last = int(indices.min()), int(indices.max()) + 1
-    wanted = set(indices.tolist())
-    data = builder.as_dataset(
-        split=f'{name}[{first}:{last}]', shuffle_files=False,
-        # One shard after the other, else the i-th example would depend on where a read begins.
-        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1))
-    for i, example in enumerate(tfds.as_numpy(data.map(lambda e: (e['image'], e[label]))), first):
-      if i in wanted:
-        yield example[0], int(example[1])
+    wanted = tf.constant(np.isin(np.arange(first, last), indices))
+
+    # Only what is wanted is decoded, which for a cut or a draw is a small part.
+    data = _records(builder, f'{name}[{first}:{last}]', {'image': tfds.decode.SkipDecoding()})
+    data = data.enumerate().filter(lambda i, example: wanted[i]).map(
+        lambda i, example: (features['image'].decode_example(example['image']), example[label]),
+        num_parallel_calls=tf.data.AUTOTUNE)
+    for image, number in tfds.as_numpy(data.prefetch(tf.data.AUTOTUNE)):
+      yield image, int(number)
+
+  def labeler(split):
+    name, start = stored[split]
+    everything = _class_labels(os.fspath(builder.data_dir), name)[label]
+    return everything[start:start + splits[split]].copy()
 
   source = builder.info.full_name.replace('/' + str(builder.version), ':' + str(builder.version))
   if label != 'label':
     source += f'#{label}'
-  return tasks.Task(name, tuple(names), splits, source, reader)
+  return tasks.Task(name, tuple(names), splits, source, reader, labeler)
 
 
 def _builder(name, data_dir):
   """A TFDS builder whose data are on disk, downloaded if need be and possible."""
   import tensorflow_datasets as tfds
+  if '[' in name:
+    raise ValueError(f'task {name!r}: some classes of a data set are written '
+                     'NAME[FEATURE=VALUE|VALUE], with one pair of brackets.')
   if data_dir is not None and not os.path.isdir(data_dir):
     raise ValueError(f'--data_dir={data_dir} is not a folder.')
   try:
@@ -79,12 +97,34 @@ def _builder(name, data_dir):
     raise ValueError(f'task {name!r}: {cli.last_line(error)}') from None
   if not builder.info.splits:
     try:
-      builder.download_and_prepare()
+      with contextlib.redirect_stdout(sys.stderr):  # TFDS says there what it does
+        builder.download_and_prepare()
     except Exception as error:  # whatever network, disk or the data set's own code raise
       raise ValueError(
           f'task {name!r} is not prepared in {builder.data_dir} and could not be downloaded '
           f'({type(error).__name__}: {cli.last_line(error)}): give --data_dir.') from None
   return builder
+
+
+def _records(builder, split, decoders):
+  """The examples of a split in stored order, as a `tf.data.Dataset`."""
+  import tensorflow_datasets as tfds
+  return builder.as_dataset(
+      split=split, shuffle_files=False, decoders=decoders,
+      # One shard after the other, else the i-th example would depend on where a read begins.
+      read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1))
+
+
+@functools.lru_cache(maxsize=8)  # tasks that are cut from one data set read them once
+def _class_labels(data_dir, split):
+  """All class labels of a stored split, without its images: feature name to int64 [N]."""
+  import tensorflow_datasets as tfds
+  builder = tfds.builder_from_directory(data_dir)
+  keys = [key for key, feature in builder.info.features.items()
+          if isinstance(feature, tfds.features.ClassLabel)]
+  data = _records(builder, split, tfds.decode.PartialDecoding(dict.fromkeys(keys, True)))
+  batches = list(tfds.as_numpy(data.batch(4096)))
+  return {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
 
 
 def coarse_labels(name, data_dir, fine='label', coarse='coarse_label'):
@@ -94,21 +134,33 @@ def coarse_labels(name, data_dir, fine='label', coarse='coarse_label'):
     A dict from fine class name to coarse class name.
 
   Raises:
-    ValueError: a fine class has examples of two coarse classes.
+    ValueError: a feature is no class label, or a fine class has examples of two coarse
+      classes.
   """
-  import tensorflow_datasets as tfds
   builder = _builder(name, data_dir)
   features = builder.info.features
+  columns = _class_labels(os.fspath(builder.data_dir), 'train')
   for key in (fine, coarse):
-    if key not in features:
-      raise ValueError(f'task {name!r} has no feature {key!r}; it has {", ".join(features)}.')
+    if key not in columns:
+      raise ValueError(f'task {name!r} has no class label {key!r}; '
+                       f'it has {", ".join(sorted(columns))}.')
   found = {}
-  data = builder.as_dataset(
-      split='train', shuffle_files=False, decoders={'image': tfds.decode.SkipDecoding()})
-  for one, two in tfds.as_numpy(data.map(lambda e: (e[fine], e[coarse]))):
+  for one, two in np.unique(np.stack([columns[fine], columns[coarse]]), axis=1).T:
     child, parent = features[fine].int2str(int(one)), features[coarse].int2str(int(two))
     if found.setdefault(child, parent) != parent:
       raise ValueError(f'{name}: class {child!r} is in {found[child]!r} and {parent!r}.')
   return found
 
 
+def label_tree(name, data_dir):
+  """The tree over the classes of a TFDS data set, a `zoo.hierarchy.Hierarchy`.
+
+  It is read from wordnet_hierarchy.json beside the data set's versions.
+
+  Raises:
+    ValueError: there is none.
+  """
+  path = os.path.join(os.path.dirname(_builder(name, data_dir).data_dir), TREE)
+  if not os.path.exists(path):
+    raise ValueError(f'task {name!r} has no label tree: there is no {path}.')
+  return hierarchy.from_json(path)

@@ -1,0 +1,171 @@
+"""selection_speed.py: what a ranking costs beside what a user would write, and its limit.
+
+A hub of made experts (see made_hub.py) is ranked for 1,000 of scikit-learn's digits at 32 pixels:
+by a user's script (load each module, embed, scikit-learn's 1-NN), exhaustively, with racing, again
+from kept embeddings by another proxy, and by the bare compiled forward pass of one network over as
+many images, which is the limit of anything exhaustive. Each contender runs in a process of its
+own, in turn, several rounds; times start after the imports. Prints one JSON line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from zoo import cli
+
+CONTENDERS = ('user', 'exhaustive', 'race', 'warm', 'forward')
+IMAGES = 1000
+SIZE = 32  # of the made hub
+
+
+def user(root, images, labels):
+  """What a user would write: every module loaded, every image embedded, 1-NN of scikit-learn."""
+  import numpy as np
+  import sklearn.neighbors
+  import tensorflow_hub
+
+  from export import hub
+  scores = {}
+  scaled = images.astype(np.float32) / 255
+
+  def judge(name, embed):
+    embedded = np.concatenate([embed(scaled[i:i + 125]) for i in range(0, len(scaled), 125)])
+    nearest = sklearn.neighbors.KNeighborsClassifier(1).fit(embedded, labels).kneighbors(
+        return_distance=False)  # without itself
+    scores[name] = float(np.mean(labels[nearest[:, 0]] == labels))
+
+  for module in hub.modules(root):
+    loaded = tensorflow_hub.load(module.path)
+    for expert in range(len(module.metadata.get('experts') or [])):
+      judge(expert, lambda x, m=loaded, e=expert: np.asarray(m(x, expert=e)))
+    if not module.metadata.get('experts'):
+      judge(module.handle, lambda x, m=loaded: np.asarray(m(x)))
+  return scores
+
+
+def forward(root, images, number):
+  """The bare compiled network of the hub, over the images `number` times."""
+  import numpy as np
+  import tensorflow as tf
+
+  from export import hub
+  loaded = hub.load(hub.modules(root)[0])
+  compiled = tf.function(loaded)
+  scaled = tf.constant(images.astype(np.float32) / 255)
+  pieces = [scaled[i:i + 125] for i in range(0, len(scaled), 125)]
+  compiled(pieces[0])
+  start = time.perf_counter()
+  for _ in range(number):
+    for piece in pieces:
+      compiled(piece).numpy()
+  return time.perf_counter() - start
+
+
+def contend(name, root, cache):
+  """Runs one contender in this process; returns seconds and what it found."""
+  import resource
+
+  import sklearn.neighbors  # noqa: F401
+  import tensorflow  # noqa: F401
+  import tensorflow_hub  # noqa: F401
+
+  from export import hub
+  from selection import ranking
+  from zoo import tasks
+  data = tasks.digits()
+  read = ranking.sample(data, [SIZE])
+  number = sum(len(module.metadata.get('experts') or [1]) for module in hub.modules(root))
+  start = time.perf_counter()
+  found = {}
+  if name == 'forward':
+    seconds = forward(root, read.images[SIZE], number)
+  else:
+    if name == 'user':
+      scores = user(root, read.images[SIZE], read.labels)
+      found['winner'] = str(max(scores, key=scores.get))
+      found['accuracy'] = max(scores.values())
+      found['images'] = number * IMAGES
+    else:
+      ranked = ranking.rank(
+          data, root, exhaustive=name != 'race', cache=cache if name == 'warm' else '',
+          proxies=('ridge',) if name == 'warm' else ('knn',))
+      found['winner'] = ranked.winner.candidate.handle
+      if ranked.winner.candidate.expert is not None:
+        found['winner'] = str(ranked.winner.candidate.expert)
+      found['accuracy'] = next(iter(ranked.winner.scores.values())).value
+      found['stderr'] = next(iter(ranked.winner.scores.values())).stderr
+      found['images'] = sum(entry.computed for entry in ranked.entries)
+    seconds = time.perf_counter() - start
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  return {'seconds': seconds, 'peak_mib': round(peak), **found}
+
+
+def measure(root, rounds):
+  """All contenders in turn, each in its own process.
+
+  Args:
+    root: folder of the hub.
+    rounds: how often; medians count.
+
+  Returns:
+    A dict of seconds and what each found, and of ratios.
+  """
+  import numpy as np
+
+  from export import hub
+  from export import metadata
+  modules = hub.modules(root)
+  number = sum(len(module.metadata.get('experts') or [1]) for module in modules)
+  runs = {name: [] for name in CONTENDERS}
+  with tempfile.TemporaryDirectory() as folder:
+    cache = os.path.join(folder, 'cache')
+    contend_apart('warm', root, cache)  # fills the cache; the measured ones only read it
+    for _ in range(rounds):
+      for name in CONTENDERS:
+        runs[name].append(contend_apart(name, root, cache))
+  seconds = {name: [run['seconds'] for run in own] for name, own in runs.items()}
+
+  def ratio(one, other):
+    return round(float(np.median(np.divide(seconds[one], seconds[other]))), 2)
+
+  return {
+      'modules': len(modules), 'experts': number, 'examples': IMAGES, 'image_size': SIZE,
+      'rounds': rounds,
+      'seconds': {name: round(float(np.median(own)), 2) for name, own in seconds.items()},
+      'user_over_exhaustive': ratio('user', 'exhaustive'),
+      'user_over_race': ratio('user', 'race'),
+      'exhaustive_rate_over_forward': ratio('forward', 'exhaustive'),
+      'found': {name: {key: value for key, value in own[0].items() if key != 'seconds'}
+                for name, own in runs.items()},
+      'versions': metadata.versions()}
+
+
+def contend_apart(name, root, cache):
+  """`contend` in a new process."""
+  done = subprocess.run(
+      [sys.executable, '-c', 'import json, sys; from benchmarks import selection_speed as s; '
+       'print(json.dumps(s.contend(*sys.argv[1:])))', name, root, cache],
+      capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise ValueError(f'{name} failed: {done.stderr.strip().splitlines()[-1]}')
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+FLAGS = cli.new_flags()
+flags.DEFINE_string('hub', 'runs/made_hub', 'Folder of the hub, as made_hub.py makes it.',
+                    flag_values=FLAGS)
+flags.DEFINE_integer('rounds', 3, 'Rounds.', flag_values=FLAGS)
+
+
+def main(values, command):
+  del command
+  print(json.dumps(measure(values.hub, values.rounds)))
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, FLAGS))

@@ -1,0 +1,163 @@
+"""A module of a hub as a function from images to embeddings.
+
+Shapes: N images, B a batch of them, H height, W width, F features, E experts.
+"""
+
+import os
+
+import numpy as np
+
+from export import hub
+from zoo import cli
+
+BATCH_PIXELS = 1 << 21  # at once; more than fits a cache, and far less than fits a memory
+
+
+def call(loaded, images, training, **arguments):
+  """Calls a Reusable SavedModel, with `training` if it takes that: the API makes it optional.
+
+  Args:
+    loaded: an object of `tf.saved_model.load` with `__call__`.
+    images: float32 tensor [B, H, W, 3].
+    training: a Python bool; the two values were traced apart.
+    **arguments: further ones, such as `expert`.
+
+  Returns:
+    What the module returns, [B, F].
+  """
+  if _takes_training(loaded.__call__):
+    arguments['training'] = training
+  return loaded(images, **arguments)
+
+
+def check(module, embeddings):
+  """Raises ValueError unless what a module gave is [N, F] and finite."""
+  if embeddings.ndim != 2:
+    raise ValueError(f'module {module.handle} gives shape {("N", *embeddings.shape[1:])} '
+                     'where an embedding is [N, features].')
+  if not np.isfinite(embeddings).all():
+    raise ValueError(f'module {module.handle} gives embeddings that are not finite.')
+
+
+def _takes_training(function):
+  """Whether any trace of a loaded function has an argument `training`."""
+  traces = getattr(function, 'concrete_functions', ())
+  return not traces or any(
+      'training' in trace.function_type.parameters for trace in traces)
+
+
+class Embedder:
+  """A loaded module, and after it any other of the same graph.
+
+  Args:
+    module: an `export.hub.Module` that `export.hub.check` has passed.
+
+  Raises:
+    ValueError: the module cannot be loaded, or is no image module.
+  """
+
+  def __init__(self, module):
+    import tensorflow as tf
+    self.module = module
+    loaded = hub.load(module, checked=True)
+
+    def scaled(images):
+      return tf.cast(images, tf.float32) / 255.
+
+    # What all experts of a packed module share is computed once, where the module says it.
+    self._trunk = None
+    if callable(loaded):
+      if callable(getattr(loaded, 'trunk', None)) and callable(getattr(loaded, 'branch', None)):
+        self._trunk = tf.function(lambda images: loaded.trunk(scaled(images)))
+        self._branch = tf.function(lambda x, expert: loaded.branch(x, expert=expert))
+      self._function = tf.function(
+          lambda images, **arguments: call(loaded, scaled(images), False, **arguments))
+    elif 'serving_default' in loaded.signatures:
+      signature = loaded.signatures['serving_default']
+      arguments = signature.structured_input_signature[1]
+      if len(arguments) != 1:
+        raise ValueError(f'module {module.handle}: its serving_default takes '
+                         f'{len(arguments)} inputs; an image module takes one.')
+      name = next(iter(arguments))
+
+      def serve(images):
+        outputs = signature(**{name: scaled(images)})
+        return outputs.get('default', next(iter(outputs.values())))
+
+      self._function = tf.function(serve)
+    else:
+      raise ValueError(f'module {module.handle} has neither __call__ nor serving_default.')
+    self._loaded = loaded  # a function alone would not keep the variables alive
+    self._checkpoint = tf.train.Checkpoint(loaded)
+
+  def use(self, module):
+    """Takes the weights of another module, which has the same `export.graphs.digest`."""
+    if module.path == self.module.path:
+      return
+    try:
+      self._checkpoint.restore(
+          os.path.join(module.path, 'variables', 'variables')).assert_existing_objects_matched()
+    except Exception as error:  # TensorFlow's own, of many kinds
+      raise ValueError(f'the weights of module {module.handle} cannot be read '
+                       f'({type(error).__name__}: {cli.last_line(error)}).') from None
+    self.module = module
+
+  def __call__(self, images, rows, experts=(None,)):
+    """Embeds images.
+
+    Every batch has the same size, the last one filled up, so that one graph is compiled.
+    Where an image stands in a batch can change the last digit of its embedding.
+
+    Args:
+      images: uint8 [N, H, W, 3].
+      rows: int [R], which of them.
+      experts: E indices of experts in a packed module, or (None,).
+
+    Returns:
+      float32 [E, R, F].
+
+    Raises:
+      ValueError: the module fails on them, or answers with another shape or with values
+        that are not finite.
+    """
+    batch = batch_size(images.shape[1])
+    pieces = []
+    for first in range(0, len(rows), batch):
+      piece = images[rows[first:first + batch]]
+      full = np.zeros((batch, *images.shape[1:]), np.uint8)
+      full[:len(piece)] = piece
+      pieces.append([output[:len(piece)] for output in self._run(full, experts)])
+    return np.stack([np.concatenate(own) for own in zip(*pieces, strict=True)])
+
+  def _run(self, images, experts):
+    """Checked embeddings [B, F] of uint8 [B, H, W, 3], a list over experts."""
+    import tensorflow as tf
+    try:
+      outputs = [np.asarray(output, np.float32)
+                 for output in self._outputs(tf.constant(images), experts)]
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+      raise ValueError(f'module {self.module.handle} fails on images of shape '
+                       f'{images.shape[1:]}: {cli.last_line(error)}') from None
+    for output in outputs:
+      check(self.module, output)
+    return outputs
+
+  def _outputs(self, images, experts):
+    """The embeddings [B, F] of uint8 [B, H, W, 3], expert by expert."""
+    import tensorflow as tf
+    if self._trunk is not None and len(experts) > 1:
+      shared = self._trunk(images)
+      for expert in experts:
+        yield self._branch(shared, tf.constant(expert, tf.int32))
+      return
+    for expert in experts:
+      arguments = {} if expert is None else {'expert': tf.constant(expert, tf.int32)}
+      yield self._function(images, **arguments)
+
+
+def batch_size(image_size):
+  """B for images of this many pixels: of 125, 25 and 5 the largest that is cheap to hold.
+
+  The samples of a race, and the 1,000 examples of the protocol, are whole batches of each.
+  """
+  return next((size for size in (125, 25) if size * image_size ** 2 <= BATCH_PIXELS), 5)

@@ -1,0 +1,92 @@
+"""Racing: experts that a growing sample shows to be worse are embedded no further.
+
+A successive halving of the work (Jamieson and Talwalkar, arXiv 1502.07943) in which an expert
+leaves only when the paired outcomes say with confidence that it is no better than the leader
+by more than a margin: the standard error with which the whole sample could tell.
+Shapes: N examples, n of a sample of them.
+"""
+
+import numpy as np
+
+STEP = 125  # samples are multiples of it, hence whole batches of `selection.embedder`
+EACH = 3  # examples a class in the first sample, on the mean: leave-one-out needs another
+
+
+def order(labels):
+  """An order of the examples whose every beginning has the classes in proportion.
+
+  Args:
+    labels: int [N].
+
+  Returns:
+    int [N], a permutation; the same for the same labels.
+  """
+  labels = np.asarray(labels)
+  random = np.random.default_rng(0)
+  place = np.empty(len(labels))
+  for label in np.unique(labels):
+    own = np.flatnonzero(labels == label)
+    place[random.permutation(own)] = (np.arange(len(own)) + random.random()) / len(own)
+  return np.argsort(place, kind='stable')
+
+
+def samples(examples, classes):
+  """Sizes of the samples, each twice the last, up to all N examples.
+
+  Args:
+    examples: N.
+    classes: how many of them have examples.
+
+  Returns:
+    A list of int, increasing; the last is N.
+  """
+  sizes, size = [], STEP * max(1, -(-EACH * classes // STEP))
+  while size <= 0.75 * examples:  # a last step of less would hardly save anything
+    sizes.append(size)
+    size *= 2
+  return [*sizes, examples]
+
+
+def upper_bound(one, leader, confidence):
+  """How much better `one` could be than `leader`, at most, with this confidence.
+
+  The normal bound of the mean paired difference, with one more example counted as differing,
+  so that experts that agree on a small sample are not taken for the same.
+
+  Args:
+    one, leader: bool [n], outcomes on the same examples.
+    confidence: in 0.5..1, one-sided.
+
+  Returns:
+    A difference of accuracies, a float.
+  """
+  import scipy.stats
+  difference = np.asarray(one, np.float64) - np.asarray(leader, np.float64)
+  variance = (np.square(difference).sum() + 1) / len(difference) - difference.mean() ** 2
+  return float(difference.mean()
+               + scipy.stats.norm.ppf(confidence) * np.sqrt(variance / len(difference)))
+
+
+def behind(outcomes, confidence, examples):
+  """Who leaves the race.
+
+  Args:
+    outcomes: a list of (candidate, bool [n]): outcomes on the sample.
+    confidence: as in `upper_bound`.
+    examples: N, which the whole race has.
+
+  Returns:
+    A dict from the key of each candidate that leaves to why, in words. The leader stays, and
+    so does the best of the baselines, with which the winner is compared.
+  """
+  def accuracy(entry):
+    return entry[1].mean()
+
+  leader, leading = best = max(outcomes, key=accuracy)
+  baselines = [entry for entry in outcomes if entry[0].kind == 'baseline']
+  kept = {leader.key, max(baselines, default=best, key=accuracy)[0].key}
+  margin = np.sqrt(leading.mean() * (1 - leading.mean()) / examples)
+  return {candidate.key: f'{100 * (leading.mean() - own.mean()):.1f} points behind '
+                         f'{leader.name} after {len(own)} examples'
+          for candidate, own in outcomes if candidate.key not in kept
+          and upper_bound(own, leading, confidence) < margin}

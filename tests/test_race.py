@@ -1,0 +1,122 @@
+"""Racing: experts that cannot win are embedded no further, and the winner is the same."""
+
+import types
+
+import hypothesis
+import numpy as np
+import pytest
+from conftest import draw_shape
+from hypothesis import strategies as st
+
+from selection import race
+from selection import ranking
+from zoo import tasks
+
+
+@hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_every_beginning_of_the_order_has_the_classes_in_proportion(labels):
+  labels = np.array(labels)
+  order = race.order(labels)
+  assert sorted(order) == list(range(len(labels)))
+  for size in range(1, len(labels) + 1):
+    for label in np.unique(labels):
+      share = (labels == label).mean() * size
+      assert abs((labels[order[:size]] == label).sum() - share) <= 1 + (
+          labels == label).mean() * 1 + 1e-9 + len(np.unique(labels)) / 2
+
+
+def test_samples_double_up_to_all_examples():
+  assert race.samples(1000, 10) == [125, 250, 500, 1000]
+  assert race.samples(1000, 97) == [375, 750, 1000]
+  assert race.samples(800, 2) == [125, 250, 500, 800]
+  assert race.samples(100, 2) == [100]
+
+
+def test_the_bound_is_above_the_truth_as_often_as_it_says():
+  random = np.random.default_rng(0)
+  covered = []
+  for _ in range(2000):
+    leader = random.random(250) < 0.6
+    one = np.where(random.random(250) < 0.3, random.random(250) < 0.45, leader)
+    # Where they differ, which is 30% of the time, one is right 45% and the leader 60%.
+    covered.append(race.upper_bound(one, leader, 0.9) > 0.3 * (0.45 - 0.6))
+  assert 0.88 < np.mean(covered) < 0.94
+
+
+def test_experts_that_agree_on_a_small_sample_are_not_taken_for_the_same():
+  right = np.array([True] * 60 + [False] * 65)
+  assert race.upper_bound(right, right, 0.9) > 0
+  assert race.upper_bound(np.tile(right, 8), np.tile(right, 8), 0.9) < race.upper_bound(
+      right, right, 0.9)
+
+
+def _expert(name, kind='expert'):
+  return types.SimpleNamespace(key=name, name=name, kind=kind)
+
+
+def test_who_is_far_behind_leaves_and_leader_and_baseline_stay():
+  leader = np.arange(250) % 10 < 8
+  close = np.roll(leader, 1)  # as good, on other examples
+  far = leader & (np.arange(250) % 3 == 0)
+  leaving = race.behind(
+      [(_expert('leader'), leader), (_expert('close'), close), (_expert('far'), far),
+       (_expert('poor baseline', 'baseline'), far & (np.arange(250) % 2 == 0)),
+       (_expert('baseline', 'baseline'), far)], 0.9, 1000)
+  assert set(leaving) == {'far', 'poor baseline'}
+  assert leaving['far'] == '53.2 points behind leader after 250 examples'
+
+
+@pytest.fixture(scope='module')
+def shapes():
+  random = np.random.default_rng(0)
+  kinds = ('cross', 'square', 'stripes')
+  images = np.stack([draw_shape(kinds[i % 3], random, 16) for i in range(560)])
+  labels = np.arange(560) % 3
+  return tasks.from_arrays('shapes', kinds, train=(images[:500], labels[:500]),
+                           test=(images[500:], labels[500:]))
+
+
+def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub):
+  whole = ranking.rank(shapes, tiny_hub, exhaustive=True)
+  raced = ranking.rank(shapes, tiny_hub, exhaustive=False, confidence=0.6)
+  scores = {e.candidate.key: e.scores['knn'].value for e in whole.entries}
+  finished = [e for e in raced.entries if not e.dropped]
+  left = [e for e in raced.entries if e.dropped]
+  assert left, 'the experts of the tiny hub are unlike enough for one to leave'
+  for entry in finished:
+    assert entry.scores['knn'].value == scores[entry.candidate.key]
+    assert entry.examples == 500
+  for entry in left:
+    assert entry.examples < 500
+    assert 'points behind' in entry.dropped
+  best = max(scores.values())
+  assert raced.winner.scores['knn'].value >= best - raced.winner.scores['knn'].stderr
+  assert raced.baseline is not None
+  assert (raced.confidence, whole.confidence) == (0.6, None)
+
+
+def test_what_one_round_embedded_the_next_does_not_embed_again(shapes, tiny_hub):
+  for cache in ('', None):  # a cache for the race alone, and the usual one
+    raced = ranking.rank(shapes, tiny_hub, exhaustive=False, cache=cache)
+    assert all(e.computed == e.examples for e in raced.entries)
+  again = ranking.rank(shapes, tiny_hub, exhaustive=False)
+  assert all(e.computed == 0 for e in again.entries)
+
+
+def test_few_experts_do_not_race(shapes, tiny_hub, monkeypatch):
+  assert ranking.rank(shapes, tiny_hub).confidence is None
+  monkeypatch.setattr(ranking, 'RACE_FROM', 2)
+  assert ranking.rank(shapes, tiny_hub).confidence == ranking.CONFIDENCE
+
+
+def test_a_proxy_without_outcomes_cannot_race(shapes, tiny_hub, monkeypatch):
+  with pytest.raises(ValueError, match='logme has no outcomes to race on: rank by knn or ridge'):
+    ranking.rank(shapes, tiny_hub, proxies=['logme'], exhaustive=False)
+  monkeypatch.setattr(ranking, 'RACE_FROM', 2)
+  assert ranking.rank(shapes, tiny_hub, proxies=['logme']).confidence is None
+
+
+def test_confidence_is_a_probability(shapes, tiny_hub):
+  with pytest.raises(ValueError, match='confidence is 95; it must be at least 0.5 and below 1'):
+    ranking.rank(shapes, tiny_hub, confidence=95)
