@@ -19,7 +19,7 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=['zoo', 'export', 'selection', 'finetune', 'benchmarks'],
-    package_data={'zoo': MODULES, 'finetune': ['report.html.j2']},
+    package_data={'zoo': MODULES, 'selection': ['*.j2'], 'finetune': ['*.j2']},
     install_requires=[
         'absl-py',
         'importlib-resources',  # tensorflow-datasets needs it and does not say so
@@ -38,7 +38,10 @@ setuptools.setup(
         'tf-keras~=2.20.1',
         'tqdm',
     ],
-    extras_require={'test': ['hypothesis', 'pytest', 'ruff']},
+    extras_require={
+        'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
+        'test': ['hypothesis', 'pytest', 'ruff'],
+    },
     entry_points={'console_scripts': [
         'zoo-transfer = finetune.transfer_main:console',
         'zoo-rank = selection.rank_main:console',

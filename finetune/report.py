@@ -1,15 +1,14 @@
 """report.html: one self-contained page of what `transfer` found."""
 
-import base64
-import io
 import os
 
 import numpy as np
 
 from finetune import charts
 from selection import compare
+from selection import page
+from selection import proxies
 from selection import show
-from zoo import atomic
 from zoo import pixels
 
 EXAMPLES = 18  # of predictions, right and wrong
@@ -24,22 +23,19 @@ def write(result, task, winner, baseline):
     task: the `zoo.tasks.Task`.
     winner, baseline: what `finetune.tuning.finetune` returned; baseline None if none.
   """
-  import jinja2
-  environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True)
   ranked = result['ranking']
   curves = [(f'{winner["name"]} (winner)', winner['history'])]
   both = baseline is not None and baseline is not winner
   if both:
     curves.append((f'{baseline["name"]} (baseline)', baseline['history']))
-  page = environment.get_template('report.html.j2').render(
+  page.write(
+      result['report'], os.path.join(os.path.dirname(__file__), 'report.html.j2'),
       result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
       runs=[('winner', winner)] + ([('baseline', baseline)] if both else []),
       difference=_difference(winner, baseline) if both else None,
-      ranking_chart=_svg(show.chart, ranked), curves=_svg(charts.curves, curves),
-      confusion=_svg(charts.confusion, np.array(winner['confusion']), task.class_names),
+      ranking_chart=page.svg(show.chart, ranked), curves=page.svg(charts.curves, curves),
+      confusion=page.svg(charts.confusion, np.array(winner['confusion']), task.class_names),
       examples=_examples(task, winner['predictions']), picture=PICTURE)
-  atomic.write_text(result['report'], page)
 
 
 def _difference(winner, baseline):
@@ -47,14 +43,8 @@ def _difference(winner, baseline):
   right = []
   for run in (winner, baseline):
     with np.load(run['predictions']) as file:
-      right.append(file['logits'].argmax(1) == file['labels'])
+      right.append(proxies.accuracy(file['logits'].argmax(1) == file['labels']))
   return compare.paired(*right)
-
-
-def _svg(draw, *arguments):
-  """A figure as markup to put into a page."""
-  text = show.render(draw, *arguments).decode()
-  return text[text.index('<svg'):]
 
 
 def _examples(task, predictions):
@@ -80,7 +70,7 @@ def _examples(task, predictions):
     if number in wanted:
       odds = np.exp(logits[number] - logits[number].max())
       shown.append({
-          'picture': _data_url(pixels.to_rgb(image)),
+          'picture': page.data_url(pixels.to_rgb(image), PICTURE),
           'truth': task.class_names[labels[number]],
           'guess': task.class_names[guesses[number]],
           'probability': float(odds.max() / odds.sum()),
@@ -89,13 +79,3 @@ def _examples(task, predictions):
     if number > chosen[-1]:
       break
   return sorted(shown, key=lambda example: example['right'])
-
-
-def _data_url(image):
-  """uint8 [H, W, 3] as a PNG in a data URL; large images are made smaller."""
-  from PIL import Image
-  picture = Image.fromarray(image)
-  picture.thumbnail((2 * PICTURE, 2 * PICTURE))
-  buffer = io.BytesIO()
-  picture.save(buffer, format='PNG')
-  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()

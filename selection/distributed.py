@@ -46,6 +46,7 @@ except ImportError as failure:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of what is kept; a new one forgets all
+DONE, FAILED = '.json', '.failed.json'  # what a unit gave; FAILED if any of it is dropped
 READERS = 16  # files read at once: where the work directory is far, each takes its time
 SECONDS_BETWEEN_LOOKS = 2  # for what the workers have written
 
@@ -92,7 +93,7 @@ class Workers:
     digests = {size: tasks.Examples(images, drawn.labels).digest()
                for size, images in drawn.images.items()}
     units = [(_name(unit, digests, settings, trust), unit) for unit in _units(found)]
-    kept = self._kept({name for name, _ in units})
+    kept = self._read({name for name, _ in units}, DONE)
     missing = {name: unit for name, unit in units if name not in kept}
     if kept:
       logger.info('%d of %d experts are in %s already.',
@@ -102,36 +103,29 @@ class Workers:
       images = {size: self._share(drawn.images[size], digests[size])
                 for size in {unit[0].image_size for unit in missing.values()}}
       self._run(_Score(self._folder, images, drawn.labels, settings, cache, trust), missing)
-    done = self._read(set(missing))
+    done = self._read(set(missing), DONE)
+    done |= self._read(set(missing) - set(done), FAILED)
     if len(done) < len(missing):
       raise RuntimeError(f'the pipeline ended without a result for {len(missing) - len(done)} '
                          f'of {len(missing)} modules: look into the log of its workers.')
     return [entry for name, unit in units for entry in _decode(
         done.get(name) or kept[name], unit, fresh=name in done)]
 
-  def _kept(self, names):
-    """What earlier runs left, by name of the unit; what had failed is removed."""
-    found = self._read(names)
-    failed = [name for name, own in found.items() if any(e['dropped'] for e in own)]
-    if failed:
-      filesystems.FileSystems.delete(
-          [filesystems.FileSystems.join(self._folder, name) for name in failed])
-    return {name: own for name, own in found.items() if name not in failed}
-
   def _listed(self):
-    """Names of the units that have been done."""
+    """Names of the files that units have written."""
     pattern = filesystems.FileSystems.join(self._folder, '*.json')
     (match,) = filesystems.FileSystems.match([pattern])
     return {os.path.basename(file.path) for file in match.metadata_list}
 
-  def _read(self, names):
+  def _read(self, names, ending):
     """What is there of some units, by name; a damaged file is as good as none."""
     def read(name):
-      path = filesystems.FileSystems.join(self._folder, name)
+      path = filesystems.FileSystems.join(self._folder, name + ending)
       with filesystems.FileSystems.open(path) as file, contextlib.suppress(ValueError):
         return json.loads(file.read())
 
-    there = sorted(names & self._listed())
+    files = self._listed()
+    there = [name for name in names if name + ending in files]
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
       return {name: own for name, own in zip(there, pool.map(read, there), strict=True) if own}
 
@@ -159,15 +153,19 @@ class Workers:
     """Shows how many experts are done, of those by name of unit, while the block runs."""
     over = threading.Event()
 
+    def done():
+      return sum(experts.get(name.split('.')[0], 0) for name in self._listed())
+
     def watch(progress):
-      seen = 0
+      seen = before
       while not over.wait(SECONDS_BETWEEN_LOOKS):
         with contextlib.suppress(OSError):
-          now = sum(experts.get(name, 0) for name in self._listed())
+          now = done()
           if now > seen:
             progress.advance(now - seen)
           seen = now
 
+    before = done()  # failed earlier
     with progress_lib.Progress(sum(experts.values()), 'experts') as progress:
       watcher = threading.Thread(target=watch, args=[progress], daemon=True)
       watcher.start()
@@ -209,6 +207,7 @@ class _Score(beam.DoFn):
       reason = f'{type(error).__name__}: {cli.last_line(error)}'
       logger.exception('%s: dropped', unit[0].handle)
       entries = {c.key: ranking.Entry(c, {}, 0, 0, 0., reason) for c in unit}
+    name += FAILED if any(entry.dropped for entry in entries.values()) else DONE
     with _writing(filesystems.FileSystems.join(self._folder, name)) as file:
       file.write(json.dumps([_encode(entries[c.key]) for c in unit]).encode())
 
@@ -250,11 +249,11 @@ def _units(candidates):
 
 
 def _name(unit, digests, settings, trust):
-  """File name of a unit's results: all that they depend on, as a digest."""
+  """Name of a unit: all that its results depend on, as a digest."""
   one = unit[0]
   parts = [FORMAT, one.module.metadata['fingerprint'], [c.expert for c in unit],
            one.image_size, digests[one.image_size], settings, trust]
-  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest() + '.json'
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _encode(entry):

@@ -27,7 +27,7 @@ def write(path, explanation, standing='', command=()):
   page.write(
       path, TEMPLATE, explanation=explanation, difference=found, names=names,
       expert=explanation.expert.describe(), baseline=explanation.baseline.describe(),
-      standing=standing, command=command, picture=PICTURE,
+      standing=standing, command=command, picture=PICTURE, neighbors=explain.SHOWN,
       chart=page.svg(chart, found.classes, names),
       gained=_examples(explanation, found.gained[:GAINED]),
       lost=_examples(explanation, found.lost[:LOST]))

@@ -284,8 +284,8 @@ def log_evidence(embeddings, targets):
 
   Returns:
     float64 [C]. Where y is an exact linear function of fewer features than examples the
-    evidence has no bound: alpha / beta is kept from falling below 1e-8 mean eigenvalues of
-    FF'.
+    evidence has no bound: alpha / beta is kept from falling below some 1e-8 mean
+    eigenvalues of FF'.
   """
   points, targets = np.asarray(embeddings, np.float64), np.asarray(targets, np.float64)
   return _log_evidence(*next(_projections(points, targets)))
@@ -363,7 +363,7 @@ def _log_evidence(values, along, squares, number):
     bend = -slack.sum(0) - number * (
         (along * slack * (2 * fit - 1)).sum(0) / q - np.square(moved / q))
     step = np.divide(-slope, bend, out=np.zeros_like(u), where=bend < 0)
-    u = np.clip(u + step, np.maximum(start - STEP, grid[0]), np.minimum(start + STEP, grid[-1]))
+    u = np.clip(u + step, start - STEP, start + STEP)
   ratio = values[:, None] / np.exp(u)
   return evidence(rest + (along / (1 + ratio)).sum(0), np.log1p(ratio).sum(0))
 
@@ -392,7 +392,8 @@ def _moments(points, targets):
   number, features = points.shape
   primal = features <= number
   gram = points.T @ points if primal else points @ points.T
-  sums, counts, squares = targets.T @ points, targets.sum(0), np.square(points).sum(1)
+  sums = targets.T @ points if primal else None
+  counts, squares = targets.sum(0), np.square(points).sum(1)
   for group in [np.arange(0), *leave_groups_out(number)]:
     kept = np.delete(np.arange(number), group)
     part, known = points[group], targets[group]
@@ -443,6 +444,9 @@ def leave_groups_out(number):
   """The groups of examples that the jackknife leaves out in turn.
 
   The same for any two experts on the same examples, so that their replicates are paired.
+  Examples should be in no order that has to do with their labels: where classes come round
+  at the period of the groups, whole classes are left out and the noise looks greater than
+  it is.
 
   Args:
     number: N.

@@ -361,6 +361,19 @@ def test_order_rotation_scale_and_names_of_classes_change_no_score(seed, shape, 
     assert proxy(points[order], labels[order]).correct.tolist() == score.correct[order].tolist()
 
 
+@pytest.mark.parametrize('name', ['knn', 'ridge', 'logme'])
+@pytest.mark.parametrize('features', [30, 100])
+def test_directions_without_data_change_no_score(name, features):
+  # A mean eigenvalue that counted them, or only those that rounding leaves above 0, would.
+  proxy, = proxies.make([name])
+  for seed in range(10):
+    random = np.random.default_rng(seed)
+    points, labels = task(seed, spread=3.)
+    turn, _ = np.linalg.qr(random.normal(size=(features, features)))
+    padded = np.pad(points, [(0, 0), (0, features - 7)]) @ turn
+    assert proxy(padded, labels).value == pytest.approx(proxy(points, labels).value, rel=1e-6)
+
+
 @pytest.mark.parametrize('name', proxies.NAMES)
 def test_float32_and_lists_are_taken_and_nothing_is_written_into(name):
   points, labels = task(8)
@@ -418,16 +431,17 @@ def test_examples_and_labels_must_go_together(name):
     proxy(np.eye(1), [0])
 
 
-def test_agreement_of_two_proxies():
+def test_agreement_of_two_proxies(recwarn):
   # Of six pairs five are in the same order and one is not.
   assert proxies.kendall([1, 2, 3, 4], [0.1, 0.2, 0.4, 0.3]) == pytest.approx(4 / 6)
   assert proxies.kendall([1, 2, 3], [3, 4, 9]) == pytest.approx(1)
-  # tau-b with a tie in one: (3 - 0) agreeing of sqrt(3 * 2)... by its definition.
+  # Of three pairs two are in the same order and one is a tie in the second only.
   assert proxies.kendall([1, 2, 3], [1, 1, 2]) == pytest.approx(2 / 6 ** 0.5)
   assert proxies.kendall([1, 2, 3], [5, 5, 5]) is None
   assert proxies.kendall([1, np.nan, 3], [1, 2, 3]) is None
   assert proxies.kendall([1], [1]) is None
   assert proxies.kendall([], []) is None
+  assert not recwarn.list
 
 
 # ---- comparing
@@ -510,6 +524,12 @@ def test_the_other_way_round_only_the_sign_changes(seed, name):
   there, back = compare.paired(one, other), compare.paired(other, one)
   assert back == {'gain': -there['gain'], 'stderr': pytest.approx(there['stderr']),
                   'p': pytest.approx(there['p'])}
+
+
+def test_a_gain_without_any_noise_is_certain():
+  one, other = (proxies.Score(value, 0., replicates=np.full(10, value)) for value in (2., 1.))
+  assert compare.paired(one, other) == {'gain': 1, 'stderr': 0, 'p': 0}
+  assert compare.beats(one, other, tried=1000)
 
 
 def test_scores_of_different_proxies_or_examples_cannot_be_paired():

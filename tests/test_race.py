@@ -118,5 +118,5 @@ def test_a_proxy_without_outcomes_cannot_race(shapes, tiny_hub, monkeypatch):
 
 
 def test_confidence_is_a_probability(shapes, tiny_hub):
-  with pytest.raises(ValueError, match='confidence is 95; it must be at least 0.5 and below 1'):
+  with pytest.raises(ValueError, match=r'confidence is 95; it must be at least 0\.5 and below 1'):
     ranking.rank(shapes, tiny_hub, confidence=95)
