@@ -36,6 +36,7 @@ setuptools.setup(
         'tensorflow-datasets~=4.9.10',
         'tensorflow-hub~=0.16.1',
         'tf-keras~=2.20.1',
+        'threadpoolctl',
         'tqdm',
     ],
     extras_require={

@@ -1,10 +1,11 @@
 """selection_speed.py: what a ranking costs beside what a user would write, and its limit.
 
 A hub of made experts (see made_hub.py) is ranked for 1,000 of scikit-learn's digits at 32 pixels:
-by a user's script (load each module, embed, scikit-learn's 1-NN), exhaustively, with racing, again
-from kept embeddings by another proxy, and by the bare compiled forward pass of one network over as
-many images, which is the limit of anything exhaustive. Each contender runs in a process of its
-own, in turn, several rounds; times start after the imports. Prints one JSON line.
+by a user's script (`hub.KerasLayer`, `predict`, scikit-learn's 1-NN), by a careful one (`hub.load`,
+large batches), exhaustively, with racing, and again from kept embeddings by another proxy; beside
+them the bare compiled forward pass of one network over as many images, the limit of anything
+exhaustive. Each contender runs in a process of its own, in turn, several rounds; times start after
+the imports. Prints one JSON line.
 """
 
 import json
@@ -18,33 +19,49 @@ from absl import flags
 
 from zoo import cli
 
-CONTENDERS = ('user', 'exhaustive', 'race', 'warm', 'forward')
+CONTENDERS = ('user', 'careful', 'exhaustive', 'race', 'warm', 'forward')
 IMAGES = 1000
 SIZE = 32  # of the made hub
 
 
-def user(root, images, labels):
-  """What a user would write: every module loaded, every image embedded, 1-NN of scikit-learn."""
-  import numpy as np
+def judge(embedded, labels):
+  """Leave-one-out 1-NN accuracy as scikit-learn gives it."""
   import sklearn.neighbors
+  nearest = sklearn.neighbors.KNeighborsClassifier(1).fit(embedded, labels).kneighbors(
+      return_distance=False)  # of others than itself
+  return float((labels[nearest[:, 0]] == labels).mean())
+
+
+def user(root, images, labels):
+  """What a user would write: a Keras model of every module, `predict`, scikit-learn's 1-NN."""
+  import tensorflow_hub
+  import tf_keras
+
+  from export import hub
+  scaled = images.astype('float32') / 255
+  scores = {}
+  for module in hub.modules(root):
+    for expert in range(len(module.metadata.get('experts') or [None])):
+      arguments = {'expert': expert} if module.metadata.get('experts') else None
+      model = tf_keras.Sequential([tensorflow_hub.KerasLayer(module.path, arguments=arguments)])
+      scores[module.handle, expert] = judge(model.predict(scaled, verbose=0), labels)
+  return scores
+
+
+def careful(root, images, labels):
+  """What a careful user would write: every module loaded once and called on large batches."""
+  import numpy as np
   import tensorflow_hub
 
   from export import hub
+  scaled = images.astype('float32') / 255
   scores = {}
-  scaled = images.astype(np.float32) / 255
-
-  def judge(name, embed):
-    embedded = np.concatenate([embed(scaled[i:i + 125]) for i in range(0, len(scaled), 125)])
-    nearest = sklearn.neighbors.KNeighborsClassifier(1).fit(embedded, labels).kneighbors(
-        return_distance=False)  # without itself
-    scores[name] = float(np.mean(labels[nearest[:, 0]] == labels))
-
   for module in hub.modules(root):
     loaded = tensorflow_hub.load(module.path)
-    for expert in range(len(module.metadata.get('experts') or [])):
-      judge(expert, lambda x, m=loaded, e=expert: np.asarray(m(x, expert=e)))
-    if not module.metadata.get('experts'):
-      judge(module.handle, lambda x, m=loaded: np.asarray(m(x)))
+    for expert in range(len(module.metadata.get('experts') or [None])):
+      arguments = {'expert': expert} if module.metadata.get('experts') else {}
+      scores[module.handle, expert] = judge(np.concatenate([
+          loaded(scaled[i:i + 125], **arguments) for i in range(0, len(scaled), 125)]), labels)
   return scores
 
 
@@ -73,30 +90,29 @@ def contend(name, root, cache):
   import sklearn.neighbors  # noqa: F401
   import tensorflow  # noqa: F401
   import tensorflow_hub  # noqa: F401
+  import tf_keras  # noqa: F401
 
   from export import hub
   from selection import ranking
   from zoo import tasks
   data = tasks.digits()
   read = ranking.sample(data, [SIZE])
-  number = sum(len(module.metadata.get('experts') or [1]) for module in hub.modules(root))
+  number = sum(len(module.metadata.get('experts') or [None]) for module in hub.modules(root))
   start = time.perf_counter()
   found = {}
   if name == 'forward':
     seconds = forward(root, read.images[SIZE], number)
   else:
-    if name == 'user':
-      scores = user(root, read.images[SIZE], read.labels)
-      found['winner'] = str(max(scores, key=scores.get))
+    if name in ('user', 'careful'):
+      scores = {'user': user, 'careful': careful}[name](root, read.images[SIZE], read.labels)
+      found['winner'] = list(max(scores, key=scores.get))
       found['accuracy'] = max(scores.values())
       found['images'] = number * IMAGES
     else:
       ranked = ranking.rank(
           data, root, exhaustive=name != 'race', cache=cache if name == 'warm' else '',
           proxies=('ridge',) if name == 'warm' else ('knn',))
-      found['winner'] = ranked.winner.candidate.handle
-      if ranked.winner.candidate.expert is not None:
-        found['winner'] = str(ranked.winner.candidate.expert)
+      found['winner'] = [ranked.winner.candidate.handle, ranked.winner.candidate.expert or 0]
       found['accuracy'] = next(iter(ranked.winner.scores.values())).value
       found['stderr'] = next(iter(ranked.winner.scores.values())).stderr
       found['images'] = sum(entry.computed for entry in ranked.entries)
@@ -120,7 +136,7 @@ def measure(root, rounds):
   from export import hub
   from export import metadata
   modules = hub.modules(root)
-  number = sum(len(module.metadata.get('experts') or [1]) for module in modules)
+  number = sum(len(module.metadata.get('experts') or [None]) for module in modules)
   runs = {name: [] for name in CONTENDERS}
   with tempfile.TemporaryDirectory() as folder:
     cache = os.path.join(folder, 'cache')
@@ -139,6 +155,8 @@ def measure(root, rounds):
       'seconds': {name: round(float(np.median(own)), 2) for name, own in seconds.items()},
       'user_over_exhaustive': ratio('user', 'exhaustive'),
       'user_over_race': ratio('user', 'race'),
+      'careful_over_exhaustive': ratio('careful', 'exhaustive'),
+      'careful_over_race': ratio('careful', 'race'),
       'exhaustive_rate_over_forward': ratio('forward', 'exhaustive'),
       'found': {name: {key: value for key, value in own[0].items() if key != 'seconds'}
                 for name, own in runs.items()},

@@ -11,9 +11,9 @@ here, and the work directory. Each of their threads holds networks of its own.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import logging
 import os
@@ -92,7 +92,7 @@ class Workers:
     """
     digests = {size: tasks.Examples(images, drawn.labels).digest()
                for size, images in drawn.images.items()}
-    units = [(_name(unit, digests, settings, trust), unit) for unit in _units(found)]
+    units = [(_name(unit, digests, settings, trust), unit) for unit in embeddings.units(found)]
     kept = self._read({name for name, _ in units}, DONE)
     missing = {name: unit for name, unit in units if name not in kept}
     if kept:
@@ -240,14 +240,6 @@ def _options(arguments):
   return options
 
 
-def _units(candidates):
-  """Lists of candidates that are embedded at once, the same as in `selection.embeddings`."""
-  for _, experts in itertools.groupby(candidates, lambda candidate: candidate.module.path):
-    own = list(experts)
-    for first in range(0, len(own), embeddings.PACKED):
-      yield own[first:first + embeddings.PACKED]
-
-
 def _name(unit, digests, settings, trust):
   """Name of a unit: all that its results depend on, as a digest."""
   one = unit[0]
@@ -258,32 +250,42 @@ def _name(unit, digests, settings, trust):
 
 def _encode(entry):
   """An entry, less its candidate, as JSON; floats survive it to the last digit."""
-  def encode(score):
-    return {'value': float(score.value), 'stderr': float(score.stderr),
-            'examples': None if score.correct is None else len(score.correct),
-            'correct': None if score.correct is None
-            else np.packbits(score.correct).tobytes().hex(),
-            'replicates': None if score.replicates is None
-            else np.asarray(score.replicates, np.float64).tolist()}
-
-  return {'scores': {name: encode(score) for name, score in entry.scores.items()},
-          'examples': entry.examples, 'computed': entry.computed, 'seconds': entry.seconds,
-          'dropped': entry.dropped}
+  return _attributes(entry) | {'candidate': None, 'scores': {
+      name: {key: _plain(value) for key, value in _attributes(score).items()}
+      for name, score in entry.scores.items()}}
 
 
 def _decode(found, unit, fresh):
   """The entries of a unit; those that an earlier run left cost this one nothing."""
-  def decode(value, stderr, examples, correct, replicates):
-    if correct is not None:
-      packed = np.frombuffer(bytes.fromhex(correct), np.uint8)
-      correct = np.unpackbits(packed, count=examples).astype(bool)
-    return proxies.Score(value, stderr, correct,
-                         None if replicates is None else np.array(replicates))
-
   for candidate, own in zip(unit, found, strict=True):
-    scores = {name: decode(**score) for name, score in own['scores'].items()}
-    yield ranking.Entry(candidate, scores, own['examples'], own['computed'] if fresh else 0,
-                        own['seconds'] if fresh else 0., own['dropped'])
+    scores = {name: proxies.Score(**{key: _array(value) for key, value in score.items()})
+              for name, score in own['scores'].items()}
+    entry = ranking.Entry(**own | {'candidate': candidate, 'scores': scores})
+    yield entry if fresh else dataclasses.replace(entry, computed=0, seconds=0.)
+
+
+def _attributes(record):
+  """The attributes of a dataclass, as they are."""
+  return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def _plain(value):
+  """An array, bool [N] or float64 [N], as JSON; all else as it is."""
+  if not isinstance(value, np.ndarray):
+    return value
+  if value.dtype == bool:
+    return {'length': len(value), 'bits': np.packbits(value).tobytes().hex()}
+  return {'values': value.tolist()}
+
+
+def _array(value):
+  """What `_plain` was given."""
+  if not isinstance(value, dict):
+    return value
+  if 'bits' in value:
+    bits = np.frombuffer(bytes.fromhex(value['bits']), np.uint8)
+    return np.unpackbits(bits, count=value['length']).astype(bool)
+  return np.array(value['values'])
 
 
 def _is_local(path):
@@ -305,10 +307,17 @@ def _writing(path):
 
 
 def _mapped(path):
-  """The array of a .npy file, memory-mapped: local workers share it, others have a copy."""
-  if _is_local(path):
-    return np.load(path, mmap_mode='r')
-  with filesystems.FileSystems.open(path) as file, tempfile.NamedTemporaryFile() as copy:
-    shutil.copyfileobj(file, copy, 1 << 20)
-    copy.flush()
-    return np.load(copy.name, mmap_mode='r')  # stays mapped when its name is gone
+  """The array of a .npy file, memory-mapped: local workers share it, others have a copy.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  try:
+    if _is_local(path):
+      return np.load(path, mmap_mode='r')
+    with filesystems.FileSystems.open(path) as file, tempfile.NamedTemporaryFile() as copy:
+      shutil.copyfileobj(file, copy, 1 << 20)
+      copy.flush()
+      return np.load(copy.name, mmap_mode='r')  # stays mapped when its name is gone
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged ({error}): remove it.') from None

@@ -88,15 +88,19 @@ class Embedder:
     else:
       raise ValueError(f'module {module.handle} has neither __call__ nor serving_default.')
     self._loaded = loaded  # a function alone would not keep the variables alive
-    self._checkpoint = tf.train.Checkpoint(loaded)
+    self._restore = _restoring(_by_key(loaded, _checkpoint(module)))
 
   def use(self, module):
     """Takes the weights of another module, which has the same `export.graphs.digest`."""
+    import tensorflow as tf
     if module.path == self.module.path:
       return
     try:
-      self._checkpoint.restore(
-          os.path.join(module.path, 'variables', 'variables')).assert_existing_objects_matched()
+      if self._restore is None:
+        tf.train.Checkpoint(self._loaded).restore(
+            _checkpoint(module)).assert_existing_objects_matched()
+      else:
+        self._restore(tf.constant(_checkpoint(module)))
     except Exception as error:  # TensorFlow's own, of many kinds
       raise ValueError(f'the weights of module {module.handle} cannot be read '
                        f'({type(error).__name__}: {cli.last_line(error)}).') from None
@@ -153,6 +157,64 @@ class Embedder:
     for expert in experts:
       arguments = {} if expert is None else {'expert': tf.constant(expert, tf.int32)}
       yield self._function(images, **arguments)
+
+
+def _checkpoint(module):
+  return os.path.join(module.path, 'variables', 'variables')
+
+
+def _by_key(loaded, checkpoint):
+  """The variables of a loaded module by their keys in its checkpoint.
+
+  Follows the names that the checkpoint gives to the objects it holds, from the root.
+
+  Returns:
+    A dict, or None where a name leads nowhere or to something else than a variable.
+  """
+  import tensorflow as tf
+  from tensorflow.core.protobuf import trackable_object_graph_pb2
+  graph = trackable_object_graph_pb2.TrackableObjectGraph()
+  stored = tf.train.load_checkpoint(checkpoint) if os.path.exists(f'{checkpoint}.index') else None
+  if stored is None or not stored.has_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'):
+    return None
+  graph.ParseFromString(stored.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
+  objects, waiting, found = {0: loaded}, [0], {}
+  while waiting:
+    number = waiting.pop()
+    here = objects[number]
+    for attribute in graph.nodes[number].attributes:
+      if not isinstance(here, tf.Variable):
+        return None
+      found[attribute.checkpoint_key] = here
+    for child in graph.nodes[number].children:
+      if child.node_id not in objects:
+        name = child.local_name
+        there = here[int(name)] if isinstance(here, list) else getattr(here, name, None)
+        if there is not None:
+          objects[child.node_id] = there
+          waiting.append(child.node_id)
+  missed = any(node.attributes for number, node in enumerate(graph.nodes) if number not in objects)
+  return None if missed else found
+
+
+def _restoring(variables):
+  """A compiled function that reads variables, given by key, from a checkpoint: one call.
+
+  `tf.train.Checkpoint` does the same in several times the time, most of it in Python.
+  """
+  import tensorflow as tf
+  if not variables:
+    return None
+
+  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+  def restore(checkpoint):
+    values = tf.raw_ops.RestoreV2(
+        prefix=checkpoint, tensor_names=list(variables), shape_and_slices=[''] * len(variables),
+        dtypes=[variable.dtype for variable in variables.values()])
+    for variable, value in zip(variables.values(), values, strict=True):
+      variable.assign(tf.ensure_shape(value, variable.shape))
+
+  return restore
 
 
 def batch_size(image_size):

@@ -1,15 +1,19 @@
 """Embeddings of a task's images by the experts of a hub: kept ones first, the others computed.
 
-Of experts that share a graph one is loaded and compiled; the others bring only their weights.
-While one computes, the next is checked and what is kept of it is read.
+Experts that share a graph share programs, into which each brings only its weights. A few
+programs run at a time: while one computes, others are checked, read and scored, and no core
+waits for the end of a small operation.
 Shapes: N images of the task, R of them asked for, F features.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
+import threading
 import time
 
 import numpy as np
@@ -20,7 +24,10 @@ from selection import cache as cache_lib
 from selection import candidates as candidates_lib
 from selection import embedder
 
-PROGRAMS = 4  # compiled graphs kept at once
+GRAPHS = 4  # whose programs are kept at once
+PROGRAMS = 2  # that run at once
+GROUPS_EACH = 16  # fewer modules than this do not pay for loading another program
+LARGE = 1 << 28  # bytes of a module of which only one is held
 PACKED = 64  # experts of a packed module embedded at once, which bounds memory
 
 
@@ -57,7 +64,10 @@ class Embeddings:
                      } if cache is not None else {}
     self._cache = cache
     self._trust = trust
-    self._programs = collections.OrderedDict()  # digest of the graph to Embedder
+    self._idle = collections.OrderedDict()  # digest of the graph to a list of Embedder
+    self._lock = threading.Lock()
+    self._checked = set()  # paths of modules
+    self._graphs = {}  # path of a module to the digest of its graph
 
   def of(self, candidates, rows, progress=None):
     """Embeds images with each candidate.
@@ -68,88 +78,85 @@ class Embeddings:
       progress: a `zoo.progress.Progress` that counts images, or None.
 
     Yields:
-      An `Embedded` for each candidate, as they are done; those that share a graph follow
-      each other, so that the order is not the given one.
+      An `Embedded` for each candidate; those that share an architecture follow each other,
+      so that the order is not the given one.
     """
-    groups = _groups(candidates)
-    with concurrent.futures.ThreadPoolExecutor(1) as reader:
-      ahead = reader.submit(self._prepare, groups[0], rows) if groups else None
-      for i, group in enumerate(groups):
-        start = time.monotonic()
-        prepared = ahead.result()
-        if i + 1 < len(groups):
-          ahead = reader.submit(self._prepare, groups[i + 1], rows)
-        done = list(self._embed(group, rows, prepared))
-        each = (time.monotonic() - start) / len(group)
-        for one in done:
-          if progress is not None:
-            progress.advance(len(rows), one.candidate.name)
-          yield dataclasses.replace(one, seconds=each)
+    groups = units(sorted(candidates, key=_architecture))  # programs change seldom
+    workers = min(PROGRAMS, max(len(groups) // GROUPS_EACH, 1))
+    if any(_weights_size(group[0].module) > LARGE for group in groups):
+      workers = 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+      ahead = collections.deque()
+      for group in itertools.chain(groups, [None] * (workers + 1)):
+        if group is not None:
+          ahead.append(pool.submit(self._embed, group, rows))
+        if ahead and (group is None or len(ahead) > workers):  # few wait, whatever E is
+          for one in ahead.popleft().result():
+            if progress is not None:
+              progress.advance(len(rows), one.candidate.name)
+            yield one
 
-  def _prepare(self, group, rows):
-    """Checks a group's module and reads what is kept of it.
-
-    Returns:
-      (kept, graph): for each candidate (found [R], embeddings or None), and the digest of
-      the module's graph if anything has to be computed. Or an exception.
-    """
-    module = group[0].module
-    try:
+  def _check(self, module):
+    """Checks a module before anything of it is used, once."""
+    if module.path not in self._checked:
       hub.check(module, self._trust)
-      kept = [self._kept(candidate, rows) for candidate in group]
-      missing = any(not found.all() for found, _ in kept)
-      return kept, (graphs.digest(module.path) or module.path) if missing else None
-    except (ValueError, OSError) as error:
-      return error
+      self._checked.add(module.path)
 
   def _kept(self, candidate, rows):
     if self._cache is None:
       return np.zeros(len(rows), bool), None
     return self._cache.get(_key(candidate), self._digests[candidate.image_size][rows])
 
-  def _embed(self, group, rows, prepared):
-    if isinstance(prepared, Exception):
-      for candidate in group:
-        yield Embedded(candidate, None, 0, 0., str(prepared))
-      return
-    kept, graph = prepared
-    missing = ~np.logical_and.reduce([found for found, _ in kept])
-    wanting = [candidate for candidate, (found, _) in zip(group, kept, strict=True)
-               if not found.all()]
-    fresh = {}
-    if wanting:
-      try:
-        program = self._program(graph, group[0].module)
-        computed = program(self._images[group[0].image_size], rows[missing],
-                           [candidate.expert for candidate in wanting])
-      except ValueError as error:
-        for candidate in group:
-          yield Embedded(candidate, None, 0, 0., str(error))
-        return
-      fresh = {candidate.expert: own for candidate, own in zip(wanting, computed, strict=True)}
-    for candidate, (found, embeddings) in zip(group, kept, strict=True):
+  def _embed(self, group, rows):
+    """A list of `Embedded` for candidates of one module."""
+    start = time.monotonic()
+    try:
+      self._check(group[0].module)
+      kept = [self._kept(candidate, rows) for candidate in group]
+      missing = ~np.logical_and.reduce([found for found, _ in kept])
+      wanting = [candidate for candidate, (found, _) in zip(group, kept, strict=True)
+                 if not found.all()]
+      fresh = {}
+      if wanting:
+        with self._program(group[0].module) as program:
+          computed = program(self._images[group[0].image_size], rows[missing],
+                             [candidate.expert for candidate in wanting])
+        fresh = {one.expert: own for one, own in zip(wanting, computed, strict=True)}
+    except (ValueError, OSError) as error:
+      each = (time.monotonic() - start) / len(group)
+      return [Embedded(candidate, None, 0, each, str(error)) for candidate in group]
+    done = []
+    for candidate, (found, before) in zip(group, kept, strict=True):
       if candidate.expert not in fresh:
-        yield Embedded(candidate, embeddings, 0, 0.)
+        done.append(Embedded(candidate, before, 0, 0.))
         continue
       own = fresh[candidate.expert]
       if self._cache is not None:
         self._cache.put(_key(candidate), self._digests[candidate.image_size][rows[missing]], own)
       whole = np.empty((len(rows), own.shape[1]), np.float32)
-      if embeddings is not None:
-        whole[found] = embeddings
+      if before is not None:
+        whole[found] = before
       whole[missing] = own
-      yield Embedded(candidate, whole, int(missing.sum()), 0.)
+      done.append(Embedded(candidate, whole, int(missing.sum()), 0.))
+    each = (time.monotonic() - start) / len(group)
+    return [dataclasses.replace(one, seconds=each) for one in done]
 
-  def _program(self, graph, module):
-    """The compiled graph with the weights of `module`."""
-    if graph in self._programs:
-      self._programs.move_to_end(graph)
-      self._programs[graph].use(module)
-    else:
-      self._programs[graph] = embedder.Embedder(module)
-      while len(self._programs) > PROGRAMS:
-        self._programs.popitem(last=False)
-    return self._programs[graph]
+  @contextlib.contextmanager
+  def _program(self, module):
+    """Lends a program with the weights of `module`; one that fails does not come back."""
+    if module.path not in self._graphs:
+      self._graphs[module.path] = graphs.digest(module.path) or module.path
+    graph = self._graphs[module.path]
+    with self._lock:
+      idle = self._idle.setdefault(graph, [])
+      self._idle.move_to_end(graph)
+      program = idle.pop() if idle else embedder.Embedder(module)
+      while len(self._idle) > GRAPHS:
+        self._idle.popitem(last=False)
+    program.use(module)
+    yield program
+    with self._lock:
+      self._idle.setdefault(graph, []).append(program)
 
 
 def _key(candidate):
@@ -157,15 +164,23 @@ def _key(candidate):
                        candidate.image_size)
 
 
-def _groups(candidates):
-  """Candidates of one module together, and modules of one architecture after each other."""
-  def architecture(candidate):
-    metadata = candidate.module.metadata
-    return json.dumps([metadata.get('architecture'), metadata.get('adapters')], sort_keys=True)
+def _weights_size(module):
+  """Bytes of a module's variables on disk."""
+  folder = os.path.join(module.path, 'variables')
+  return sum(entry.stat().st_size for entry in os.scandir(folder)) if os.path.isdir(
+      folder) else 0
 
+
+def units(candidates):
+  """Candidates that are embedded together: lists of those of one module, of at most `PACKED`."""
   found = []
-  for _, experts in itertools.groupby(
-      sorted(candidates, key=architecture), lambda candidate: candidate.module.path):
+  for _, experts in itertools.groupby(candidates, lambda candidate: candidate.module.path):
     own = list(experts)
     found += [own[first:first + PACKED] for first in range(0, len(own), PACKED)]
   return found
+
+
+def _architecture(candidate):
+  """A text that candidates of one architecture share."""
+  metadata = candidate.module.metadata
+  return json.dumps([metadata.get('architecture'), metadata.get('adapters')], sort_keys=True)

@@ -7,7 +7,7 @@ Shapes: N indexed embeddings, Q queries, D features, C candidates of a query, P 
 import dataclasses
 import functools
 import logging
-import os
+import math
 
 import numpy as np
 
@@ -19,6 +19,8 @@ SPARE = 8  # more candidates than asked for, so that hardly any search must be r
 FOLDS = 16  # of a row of scores, of which the least are looked for
 FAR = 1e30  # squared, where the spread of the embeddings is 1: float32 may overflow beyond
 APPROXIMATE_FROM = 20_000  # below, ScaNN compares with every embedding
+ITERATIONS = 10  # of k-means that find ScaNN's leaves and codes
+CODES_FROM = 5_000  # embeddings that ScaNN finds its codes from: some 300 for each of 16
 
 
 def _check(k, most):
@@ -228,17 +230,16 @@ class ExactIndex:
 
 @dataclasses.dataclass(frozen=True)
 class ScannSettings:
-  """What a `ScannIndex` builds and how far it looks.
+  """How a `ScannIndex` is built and how far it looks.
 
   Attributes:
     leaves: of the tree.
-    leaves_to_search: of a query.
-    block: dimensions that share a 4-bit code.
-    threshold: cosine from which on an error along the embedding costs more than one across
-      (anisotropic quantisation, arXiv 1908.10396).
-    reorder: candidates compared again by their float32 distances.
-    training_sample: embeddings that tree and codes are trained on.
-    iterations: of k-means, for both.
+    leaves_to_search: for a query.
+    block: dimensions that share a code of four bits.
+    threshold: cosine to a query from which on codes are meant to be right (anisotropic
+      quantisation, arXiv 1908.10396); nan for codes of least squared error.
+    reorder: how many candidates are compared again by their float32 distances.
+    training_sample: how many embeddings the leaves are found from.
   """
   leaves: int
   leaves_to_search: int
@@ -246,51 +247,53 @@ class ScannSettings:
   threshold: float
   reorder: int
   training_sample: int
-  iterations: int
 
 
 def settings_for(number, dimensions):
-  """ScaNN's settings for N embeddings of D features."""
-  leaves = max(int(np.sqrt(number)), 1)
+  """ScaNN's settings for N embeddings of D features, tuned with `benchmarks/neighbors.py`.
+
+  Leave-one-out accuracy suffers from leaves that are not searched or were found from too few
+  embeddings (below 160 a leaf) more than from coarse codes, which only confuse what is about
+  as near. Codes of least squared error, since anisotropic ones are for inner products: at 0.2
+  they found no more neighbours and took a sixth longer.
+  """
+  leaves = max(int(0.8 * number ** 0.5), 1)
   return ScannSettings(
-      leaves=leaves, leaves_to_search=-(-leaves // 10), block=4 if dimensions >= 256 else 2,
-      threshold=0.2, reorder=100, training_sample=min(number, 20_000), iterations=6)
+      leaves=leaves, leaves_to_search=-(-leaves // 8),
+      block=max(round((dimensions / 8) ** 0.5), 1),  # 32 codes for 128, 64 for 512, 128 for 2048
+      threshold=math.nan, reorder=100, training_sample=min(number, 160 * leaves))
 
 
 class ScannIndex:
-  """ScaNN (arXiv 1908.10396): brute force when small, else a tree with hashed residuals.
+  """ScaNN (arXiv 1908.10396): a tree, hashed embeddings in its leaves, the best compared again.
+
+  Memory: about 8 D + D / (2 block) bytes an embedding, ScaNN's own copy of them included.
 
   Args:
     embeddings: [N, D], any float.
-    settings: a `ScannSettings`; None for `settings_for(N, D)` from 20,000 embeddings on, and
-      brute force below.
+    settings: a `ScannSettings`. None is `settings_for(N, D)` from 20,000 embeddings on; below,
+      every embedding is compared with.
   """
   exact = False
 
   def __init__(self, embeddings, settings=None):
-    scann = _scann()
-    threads = len(os.sched_getaffinity(0))
     embeddings = _floats(embeddings)
     number, dimensions = embeddings.shape
     self._mean = embeddings.mean(0, dtype=np.float64)
     self._points = self._centred(embeddings)
-    builder = scann.scann_ops_pybind.builder(self._points, 10, 'squared_l2')
-    builder.set_n_training_threads(threads)
     if settings is None and number >= APPROXIMATE_FROM:
       settings = settings_for(number, dimensions)
     self.settings = settings
+    builder = _scann().scann_ops_pybind.builder(self._points, 10, 'squared_l2')
     if settings is None:
       builder.score_brute_force()
     else:
-      builder.tree(
-          settings.leaves, settings.leaves_to_search, settings.training_sample,
-          training_iterations=settings.iterations)
-      builder.score_ah(
-          settings.block, settings.threshold, settings.training_sample,
-          training_iterations=settings.iterations)
+      builder.tree(settings.leaves, settings.leaves_to_search, settings.training_sample,
+                   training_iterations=ITERATIONS)
+      builder.score_ah(settings.block, settings.threshold, CODES_FROM,
+                       training_iterations=ITERATIONS)
       builder.reorder(settings.reorder)
     self._searcher = builder.build()
-    self._searcher.set_num_threads(threads)
 
   def _centred(self, embeddings):
     centred = np.empty(embeddings.shape, np.float32)

@@ -6,6 +6,8 @@ by more than a margin: the standard error with which the whole sample could tell
 Shapes: N examples, n of a sample of them.
 """
 
+import statistics
+
 import numpy as np
 
 STEP = 125  # samples are multiples of it, hence whole batches of `selection.embedder`
@@ -60,11 +62,11 @@ def upper_bound(one, leader, confidence):
   Returns:
     A difference of accuracies, a float.
   """
-  import scipy.stats
   difference = np.asarray(one, np.float64) - np.asarray(leader, np.float64)
   variance = (np.square(difference).sum() + 1) / len(difference) - difference.mean() ** 2
   return float(difference.mean()
-               + scipy.stats.norm.ppf(confidence) * np.sqrt(variance / len(difference)))
+               + statistics.NormalDist().inv_cdf(confidence) * np.sqrt(
+                   variance / len(difference)))
 
 
 def behind(outcomes, confidence, examples):

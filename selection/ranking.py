@@ -6,6 +6,7 @@ import logging
 import tempfile
 
 import numpy as np
+import threadpoolctl
 
 from export import hub as hub_lib
 from selection import cache as cache_lib
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 1000
 RACE_FROM = 20  # candidates; so few are embedded in seconds, and all are worth seeing whole
 CONFIDENCE = 0.9
+MANY = 5000  # examples, from which linear algebra runs in several threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,12 +290,17 @@ def score(found, source, scorers, labels, rows, progress=None):
     An `Entry` for each candidate.
   """
   stored = np.argsort(rows)  # ties among neighbours go by stored order
+  # For so few examples further threads would cost more than they give, and take cores from
+  # the networks.
+  linear_algebra = threadpoolctl.ThreadpoolController().select(user_api='blas')
+  threads = 1 if len(rows) < MANY else None
   for one in source.of(found, rows, progress):
     scores, error = {}, one.error
     if not error:
       try:
-        scores = {scorer.name: scorer(one.embeddings[stored], labels[rows[stored]])
-                  for scorer in scorers}
+        with linear_algebra.limit(limits=threads):
+          scores = {scorer.name: scorer(one.embeddings[stored], labels[rows[stored]])
+                    for scorer in scorers}
       except (ValueError, np.linalg.LinAlgError) as failure:
         error = str(failure)
     if error:

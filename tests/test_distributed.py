@@ -252,16 +252,21 @@ def test_a_packed_module_is_cut_as_it_is_embedded(distributed, tiny_hub, monkeyp
       tuple(c.key for c in group) for group in embeddings._groups(found))
 
 
-def test_a_pipeline_that_fails_says_where_its_results_are(
-    distributed, shapes, tiny_hub, tmp_path, monkeypatch):
-  def broken(*_):
-    raise OSError('the disk is gone')
+def test_a_pipeline_that_fails_says_why_and_where_its_results_are(
+    distributed, shapes, tiny_hub, tmp_path):
+  def rank(**settings):
+    return ranking.rank(shapes, '', [os.path.join(tiny_hub, 'test/baseline/1')], cache='',
+                        workers=distributed.Workers('DirectRunner', str(tmp_path / 'work')),
+                        **settings)
 
-  monkeypatch.setattr(distributed, '_mapped', broken)
-  workers = distributed.Workers('DirectRunner', str(tmp_path / 'work'))
-  with pytest.raises(RuntimeError, match=r'the pipeline failed \(.*the disk is gone.*\); what '
-                     'was done is kept in .*work'):
-    ranking.rank(shapes, tiny_hub, workers=workers, cache='')
+  rank()
+  (examples,) = (tmp_path / 'work' / 'samples').iterdir()
+  examples.write_bytes(examples.read_bytes()[:-50])
+  with pytest.raises(RuntimeError, match=r'the pipeline failed \(.*npy is damaged .* remove it.*'
+                     r'\); what was done is kept in .*work'):
+    rank(k=3)
+  examples.unlink()
+  assert rank(k=3).winner.computed == 90
 
 
 def test_the_local_runner_fetches_no_program(distributed, shapes, tiny_hub, tmp_path, monkeypatch):

@@ -97,6 +97,20 @@ def test_exact_is_exact_at_any_scale_and_any_distance_from_the_origin(seed, scal
   np.testing.assert_array_equal(built.search(queries, 4), brute_force(points, 4, queries))
 
 
+def test_float32_embeddings_are_compared_in_float64():
+  points = np.array([[1e-9], [-1], [1]], np.float32)  # in float32 both others are 1 away
+  assert neighbors.ExactIndex(points).others(1)[0] == 2
+
+
+@pytest.mark.filterwarnings('ignore:.*encountered in:RuntimeWarning')
+@pytest.mark.parametrize('away', [1e10, 1e25, 1e45])
+def test_queries_from_far_away_find_what_float64_tells_apart(away):
+  random = np.random.default_rng(0)
+  points, queries = random.normal(size=(80, 3)), away * random.normal(size=(5, 3))
+  np.testing.assert_array_equal(
+      neighbors.ExactIndex(points).search(queries, 4), brute_force(points, 4, queries))
+
+
 def test_gaps_too_fine_for_float32_are_told_apart(searched_again):
   # Two tight groups far from each other: no centre is near both.
   random = np.random.default_rng(0)
@@ -137,6 +151,7 @@ def test_an_embedding_far_out_does_not_blur_the_others(searched_again):
 def test_the_least_scores_are_found_though_only_minima_are_sorted(columns):
   random = np.random.default_rng(0)
   scores = random.normal(size=(30, columns)).astype(np.float32)
+  scores[:, 7], scores[:, -1] = -200, -100  # the last folds over nothing that would be 7's
   near = np.sort(neighbors._least(scores, 3), axis=1)
   np.testing.assert_array_equal(near, np.sort(np.argsort(scores, axis=1)[:, :3], axis=1))
 
@@ -198,11 +213,20 @@ def test_scann_follows_the_settings_it_is_given():
 def test_scann_looks_everywhere_where_its_leaves_hold_too_few():
   points, _ = clusters(300, 8)
   settings = neighbors.ScannSettings(
-      leaves=100, leaves_to_search=1, block=2, threshold=0.2, reorder=10, training_sample=300,
-      iterations=6)
+      leaves=100, leaves_to_search=1, block=2, threshold=0.2, reorder=10, training_sample=300)
   near = neighbors.ScannIndex(points, settings).others(60)
   assert all(len(set(row)) == 60 for row in near.tolist())
   assert neighbors.recall(near, points) > 0.9
+
+
+def test_scann_needs_no_exact_search_to_find_more_than_it_reorders(monkeypatch):
+  points, _ = clusters(300, 8)
+  settings = neighbors.ScannSettings(
+      leaves=5, leaves_to_search=5, block=2, threshold=0.2, reorder=10, training_sample=300)
+  wanted = neighbors.ExactIndex(points).others(60)
+  monkeypatch.delattr(neighbors, 'ExactIndex')
+  near = neighbors.ScannIndex(points, settings).others(60)
+  assert np.mean([np.isin(*pair).mean() for pair in zip(near, wanted, strict=True)]) > 0.7
 
 
 @pytest.mark.parametrize('number', [20_000, 100_000, 1_000_000])
