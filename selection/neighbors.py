@@ -60,7 +60,7 @@ def _least(scores, count):
   """
   number = scores.shape[1]
   classes = -(-number // FOLDS)
-  if count * FOLDS > classes:
+  if classes + count * FOLDS > number // 2:
     return np.argpartition(scores, count - 1, axis=1)[:, :count]
   minima = scores[:, :classes].copy()
   for first in range(classes, number, classes):
@@ -90,18 +90,35 @@ def _table(queries, embeddings, near):
   return _apart(queries, embeddings, rows, near.ravel()).reshape(near.shape)
 
 
+def _centre(embeddings, mean, scale, out):
+  """Writes (embeddings - mean) * scale, computed in float64."""
+  for rows in _blocks(len(embeddings), 8 * len(mean), CACHED_BYTES):
+    centred = embeddings[rows] - mean
+    centred *= scale
+    out[rows] = centred
+
+
+def _without(near, own):
+  """Lists [Q, k + 1] without the index `own` of each, or its last where that is not in it."""
+  left_out = near == own[:, None]
+  left_out[~left_out.any(1), -1] = True  # its duplicates have crowded it out
+  return near[~left_out].reshape(len(near), -1)
+
+
 class ExactIndex:
   """Compares with every embedding; equal distances go by index.
 
   Distances are sums of squared differences in float64. Which of them to compute is told by a
   float32 matrix product of the centred embeddings that gives, however it is rounded, a lower
-  bound of each distance (see `_bounds`). The k + 8 of least bound are computed; where the k-th
-  nearest of them is nearer than every bound left, no other can be as near. Where it is not
-  (many duplicates, or gaps too fine for float32), the bounds are found again in float64, and
-  all distances that they leave open are computed.
+  bound of each distance (see `_queries`). The k + 8 of least bound are computed; where the k-th
+  nearest of them is nearer than every bound left, no other can be as near. Where it is not,
+  an embedding may have k duplicates or more: then the first of those are taken. The rest
+  (gaps too fine for float32) have their bounds found again in float64, and all distances that
+  these leave open computed.
 
   Memory: 4 D + 4 bytes an embedding beside the embeddings, which are kept as they are if they
-  are float32 or float64; some two BLOCK_BYTES more while searching.
+  are float32 or float64; while searching some two BLOCK_BYTES more, and a copy of the
+  embeddings where they have such duplicates.
 
   Args:
     embeddings: [N, D], any float. Must not change while the index is in use.
@@ -110,14 +127,11 @@ class ExactIndex:
 
   def __init__(self, embeddings):
     self._embeddings = _floats(embeddings)
-    number, dimensions = self._embeddings.shape
     self._mean = self._embeddings.mean(0, dtype=np.float64)
     # A power of two, so that scaling rounds nothing; then no product overflows in float32.
     spread = np.max(self._embeddings.max(0) - self._embeddings.min(0))
     self._scale = 2. ** -int(np.frexp(spread)[1])
-    self._points = np.empty((number, dimensions + 1), np.float32)
-    for rows in _blocks(number, 8 * dimensions, CACHED_BYTES):
-      self._points[rows] = self._right(self._embeddings[rows], np.float32)
+    self._points = self._factors(self._embeddings, np.float32)
 
   def search(self, queries, k):
     """Finds the k nearest of each query.
@@ -130,7 +144,9 @@ class ExactIndex:
       int64 [Q, k]: indices, nearest first.
     """
     _check(k, len(self._embeddings))
-    return self._search(_floats(queries), k, None)
+    queries = _floats(queries)
+    with np.errstate(over='ignore', invalid='ignore'):  # from FAR queries, searched in float64
+      return self._search(queries, self._factors(queries, np.float32), k, None)
 
   def others(self, k, rows=None):
     """Finds the k nearest of each indexed embedding among the others.
@@ -146,42 +162,49 @@ class ExactIndex:
     """
     _check(k, len(self._embeddings) - 1)
     if rows is None:
-      return self._search(self._embeddings, k, np.arange(len(self._embeddings)))
-    return self._search(self._embeddings[rows], k, np.asarray(rows))
+      return self._search(
+          self._embeddings, self._points, k, np.arange(len(self._embeddings)))
+    return self._search(self._embeddings[rows], self._points[rows], k, np.asarray(rows))
 
-  def _bounds(self, queries, dtype):
-    """The queries' side of the bounds: (factors [Q, D + 1], base [Q]).
+  def _factors(self, embeddings, dtype):
+    """Rows q, centred and scaled, with (1 - 2 e) |q|^2 / 2 as a last column: [n, D + 1]."""
+    number, dimensions = embeddings.shape
+    factors = np.empty((number, dimensions + 1), dtype)
+    _centre(embeddings, self._mean, self._scale, factors[:, :-1])
+    squares = np.einsum('nd,nd->n', factors[:, :-1], factors[:, :-1], dtype=np.float64)
+    factors[:, -1] = (0.5 - _tolerance(dimensions, dtype)) * squares
+    return factors
 
-    For centred rows p of a query and q of an embedding, and b = (1 - 2 e) |q|^2 / 2,
+  def _queries(self, factors):
+    """What gives lower bounds of squared distances with `factors` of embeddings.
+
+    For rows p of a query and q of an embedding, and b = (1 - 2 e) |q|^2 / 2,
 
       |p - q|^2 = |p|^2 + |q|^2 - 2 pq >= (1 - e) |p|^2 + 2 computed(b - pq) - tiny
 
     as the product is off by at most e (|p||q| + b) <= e (|p|^2 / 2 + |q|^2). Every embedding
     has its own slack so, and an outlier blurs no distance but its own. `tiny` stands for
     products too small for the dtype.
-    """
-    dimensions = queries.shape[1]
-    factors = np.ones((len(queries), dimensions + 1), dtype)
-    factors[:, :-1] = (self._mean - queries) * self._scale
-    squares = np.einsum('qd,qd->q', factors[:, :-1], factors[:, :-1], dtype=np.float64)
-    tiny = 4 * (dimensions + 1) * float(np.finfo(dtype).tiny)
-    return factors, (1 - _tolerance(dimensions, dtype)) * squares - tiny
 
-  def _right(self, embeddings, dtype):
-    """The embeddings' side of the bounds: rows of q and b, [n, D + 1]."""
-    dimensions = embeddings.shape[1]
-    factors = np.empty((len(embeddings), dimensions + 1), dtype)
-    factors[:, :-1] = (embeddings - self._mean) * self._scale
-    squares = np.einsum('nd,nd->n', factors[:, :-1], factors[:, :-1], dtype=np.float64)
-    factors[:, -1] = (0.5 - _tolerance(dimensions, dtype)) * squares
-    return factors
+    Args:
+      factors: those of the queries.
+
+    Returns:
+      (rows of -p and 1 [Q, D + 1], (1 - e) |p|^2 - tiny [Q]).
+    """
+    error = _tolerance(factors.shape[1] - 1, factors.dtype)
+    tiny = 4 * factors.shape[1] * float(np.finfo(factors.dtype).tiny)
+    squares = factors[:, -1].astype(np.float64) / (0.5 - error)
+    left = -factors
+    left[:, -1] = 1
+    return left, (1 - error) * squares - tiny
 
   def _ruled_out(self, bounds, reach, dtype):
     """Whether what has these (scaled) bounds is further than `reach`, rounding included."""
     error = _tolerance(self._embeddings.shape[1], dtype)
     return (1 - error) * bounds > self._scale ** 2 * reach
 
-  def _search(self, queries, k, left_out):
+  def _search(self, queries, factors, k, left_out):
     number = len(self._embeddings)
     count = min(k + SPARE, number - (left_out is not None))
     found = np.empty((len(queries), k), np.int64)
@@ -190,32 +213,59 @@ class ExactIndex:
     blocks = _blocks(len(queries), 4 * number, BLOCK_BYTES)
     room = np.empty((max((b.stop - b.start for b in blocks), default=0), number), np.float32)
     for block in blocks:
-      factors, base = self._bounds(queries[block], np.float32)
-      scores = np.matmul(factors, self._points.T, out=room[:len(factors)])
+      left, base = self._queries(factors[block])
+      scores = np.matmul(left, self._points.T, out=room[:len(left)])
       if left_out is not None:
         scores[np.arange(len(scores)), left_out[block]] = np.inf
-      near = np.sort(_least(scores, count), axis=1)
-      apart = _table(queries[block], self._embeddings, near)
-      order = np.argsort(apart, axis=1, kind='stable')[:, :k]
-      found[block] = np.take_along_axis(near, order, axis=1)
-      reach[block] = np.take_along_axis(apart, order[:, -1:], axis=1)[:, 0]
-      left = np.take_along_axis(scores, near, axis=1).max(1)  # no other has a lesser score
-      sure[block] = self._ruled_out(base + 2. * left, reach[block], np.float32) & (base < FAR)
-    if count < number - (left_out is not None):
-      again = np.flatnonzero(~sure)
-      found[again] = self._search_again(
-          queries[again], k, None if left_out is None else left_out[again], reach[again])
+      near = _least(scores, count)
+      bounds = base[:, None] + 2. * np.take_along_axis(scores, near, axis=1)
+      near, apart = self._nearest(queries[block], near, bounds, k)
+      found[block], reach[block] = near, apart[:, -1]
+      sure[block] = self._ruled_out(bounds.max(1), reach[block], np.float32) & (base < FAR)
+    if count == number - (left_out is not None):
+      return found  # nothing was left
+    if left_out is not None and (reach[~sure] == 0).any():
+      rows, near = self._twins(np.flatnonzero(~sure & (reach == 0)), left_out, k)
+      found[rows], sure[rows] = near, True
+    again = np.flatnonzero(~sure)
+    found[again] = self._search_again(
+        queries[again], k, None if left_out is None else left_out[again], reach[again])
     return found
+
+  def _nearest(self, queries, near, bounds, k):
+    """The k nearest [Q, k] of candidates [Q, C] with these bounds, and their distances."""
+    order = np.argsort(bounds, axis=1)
+    near, bounds = (np.take_along_axis(table, order, axis=1) for table in (near, bounds))
+    apart = np.full(near.shape, np.inf)
+    apart[:, :k] = _table(queries, self._embeddings, near[:, :k])
+    # Most of the others need not be computed.
+    ruled_out = self._ruled_out(bounds, apart[:, :k].max(1, keepdims=True), np.float32)
+    ruled_out[:, :k] = True
+    rows, places = np.nonzero(~ruled_out)
+    apart[rows, places] = _apart(queries, self._embeddings, rows, near[rows, places])
+    order = np.lexsort((near, apart), axis=1)[:, :k]
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(apart, order, axis=1)
+
+  def _twins(self, rows, left_out, k):
+    """The rows of which at least k others are identical, and the first k of these by index."""
+    keys = np.add(self._embeddings, 0, order='C')  # -0 and 0 would differ in their bytes
+    keys = keys.view(np.dtype((np.void, keys[0].nbytes)))[:, 0]
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    rows = rows[sizes[group[left_out[rows]]] > k]
+    members = np.argsort(group, kind='stable')
+    firsts = np.searchsorted(group[members], group[left_out[rows]])
+    near = members[firsts[:, None] + np.arange(k + 1)]
+    return rows, _without(near, left_out[rows])
 
   def _search_again(self, queries, k, left_out, reach):
     """As `_search` in float64, knowing that the k-th nearest is not beyond `reach`."""
     number, dimensions = self._embeddings.shape
     found = np.empty((len(queries), k), np.int64)
     for block in _blocks(len(queries), 32 * number, BLOCK_BYTES):  # a pair may take 32 bytes
-      factors, base = self._bounds(queries[block], np.float64)
-      open_ = np.empty((len(factors), number), bool)
+      left, base = self._queries(self._factors(queries[block], np.float64))
+      open_ = np.empty((len(left), number), bool)
       for columns in _blocks(number, 16 * dimensions, BLOCK_BYTES):
-        scores = factors @ self._right(self._embeddings[columns], np.float64).T
+        scores = left @ self._factors(self._embeddings[columns], np.float64).T
         open_[:, columns] = ~self._ruled_out(
             base[:, None] + 2 * scores, reach[block, None], np.float64)
       if left_out is not None:
@@ -297,8 +347,7 @@ class ScannIndex:
 
   def _centred(self, embeddings):
     centred = np.empty(embeddings.shape, np.float32)
-    for rows in _blocks(len(embeddings), 8 * embeddings.shape[1], CACHED_BYTES):
-      centred[rows] = embeddings[rows] - self._mean
+    _centre(embeddings, self._mean, 1, centred)
     return centred
 
   def search(self, queries, k):
@@ -310,10 +359,7 @@ class ScannIndex:
     """As `ExactIndex.others`, nearly; an embedding is never among its own neighbours."""
     _check(k, len(self._points) - 1)
     near = self._search(self._points, k + 1)
-    own = near == np.arange(len(near))[:, None]
-    # Where duplicates have crowded an embedding out of its own list, the last one goes.
-    own[~own.any(1), -1] = True
-    return near[~own].reshape(len(near), k)
+    return _without(near, np.arange(len(near)))
 
   def _search(self, queries, k):
     reorder = None if self.settings is None else max(self.settings.reorder, k)

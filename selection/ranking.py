@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 1000
 RACE_FROM = 20  # candidates; so few are embedded in seconds, and all are worth seeing whole
-CONFIDENCE = 0.9
+CONFIDENCE = 0.99
 MANY = 5000  # examples, from which linear algebra runs in several threads
 
 
