@@ -165,24 +165,73 @@ def measure(root, rounds):
 
 def contend_apart(name, root, cache):
   """`contend` in a new process."""
+  return _apart('contend', name, root, cache)
+
+
+def _apart(function, *arguments):
+  """What a function of this file returns for such texts, in a new process."""
   done = subprocess.run(
       [sys.executable, '-c', 'import json, sys; from benchmarks import selection_speed as s; '
-       'print(json.dumps(s.contend(*sys.argv[1:])))', name, root, cache],
+       'print(json.dumps(getattr(s, sys.argv[1])(*sys.argv[2:])))', function, *arguments],
       capture_output=True, text=True, check=False)
   if done.returncode:
-    raise ValueError(f'{name} failed: {done.stderr.strip().splitlines()[-1]}')
+    raise ValueError(f'{" ".join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}')
   return json.loads(done.stdout.splitlines()[-1])
+
+
+def some(root, number, examples):
+  """Ranks the first modules of a hub exhaustively, in this process.
+
+  Args:
+    root: folder of the hub.
+    number: modules, as text.
+    examples: of the task, as text.
+
+  Returns:
+    A dict of experts, seconds, peak_mib and start_mib, before the ranking.
+  """
+  import resource
+
+  import tensorflow  # noqa: F401
+
+  from export import hub
+  from selection import ranking
+  handles = [module.path for module in hub.modules(root)[:int(number)]]
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  start = time.perf_counter()
+  ranking.rank('digits', '', handles, examples=int(examples), exhaustive=True, cache='')
+  return {'experts': len(handles), 'seconds': round(time.perf_counter() - start, 2),
+          'start_mib': round(before),
+          'peak_mib': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+
+
+def scale(root, numbers, examples=125):
+  """How time and memory grow with the number of experts, each in a process of its own.
+
+  Args:
+    root: folder of a hub of that many modules.
+    numbers: how many of them, a list.
+    examples: of the task; few, so that what an expert costs beside its images shows.
+
+  Returns:
+    A dict with the dicts of `some`.
+  """
+  return {'examples': examples,
+          'runs': [_apart('some', root, str(number), str(examples)) for number in numbers]}
 
 
 FLAGS = cli.new_flags()
 flags.DEFINE_string('hub', 'runs/made_hub', 'Folder of the hub, as made_hub.py makes it.',
                     flag_values=FLAGS)
 flags.DEFINE_integer('rounds', 3, 'Rounds.', flag_values=FLAGS)
+flags.DEFINE_list('scale', [], 'Instead: rank so many of the modules, for each of these numbers.',
+                  flag_values=FLAGS)
 
 
 def main(values, command):
   del command
-  print(json.dumps(measure(values.hub, values.rounds)))
+  print(json.dumps(scale(values.hub, list(map(int, values.scale))) if values.scale
+                   else measure(values.hub, values.rounds)))
 
 
 if __name__ == '__main__':

@@ -32,11 +32,14 @@ class Score:
       proxy that does not classify.
     replicates: float [R], value without each group of examples (see `leave_groups_out`);
       None where `correct` says more.
+    recall: share of the nearest neighbours that approximate search found, on a sample; None
+      where search was exact.
   """
   value: float
   stderr: float
   correct: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
   replicates: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+  recall: float | None = None
 
 
 def make(names, k=1, distance='euclidean', method='auto'):
@@ -118,8 +121,12 @@ class Knn:
     return f'{self.k}-NN' + (' (cosine)' if self.distance == 'cosine' else '')
 
   def __call__(self, embeddings, labels):
-    near = self.others(embeddings, self.k)
-    return accuracy(leave_one_out_correct(near, labels, self.k))
+    embeddings = self._placed(embeddings)
+    index = neighbors.index(embeddings, self.method)
+    near = index.others(self.k)
+    recall = None if index.exact else neighbors.recall(near, embeddings)
+    score = accuracy(leave_one_out_correct(near, labels, self.k))
+    return dataclasses.replace(score, recall=recall)
 
   def others(self, embeddings, count):
     """The nearest others of each embedding.
@@ -131,11 +138,15 @@ class Knn:
     Returns:
       int64 [N, count]: indices, nearest first.
     """
-    if self.distance == 'cosine':
-      embeddings = np.asarray(embeddings, np.float64)
-      lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-      embeddings = embeddings / np.where(lengths > 0, lengths, 1)
-    return neighbors.index(embeddings, self.method).others(count)
+    return neighbors.index(self._placed(embeddings), self.method).others(count)
+
+  def _placed(self, embeddings):
+    """The embeddings between which Euclidean distance is meant."""
+    if self.distance == 'euclidean':
+      return embeddings
+    embeddings = np.asarray(embeddings, np.float64)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.where(lengths > 0, lengths, 1)
 
 
 def leave_one_out_correct(neighbors, labels, k=1):

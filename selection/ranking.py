@@ -59,6 +59,7 @@ class Entry:
             'name': self.candidate.name, 'kind': self.candidate.kind,
             'scores': {name: score.value for name, score in self.scores.items()},
             'stderr': self.scores[main].stderr if self.scores else None,
+            'recall': self.scores['knn'].recall if 'knn' in self.scores else None,
             'vs_baseline': versus, 'images': self.examples, 'computed': self.computed,
             'seconds': round(self.seconds, 3), 'dropped': self.dropped}
 

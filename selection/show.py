@@ -93,6 +93,9 @@ def verdict(result):
     scored = sum(bool(entry['scores']) for entry in result['experts'])
     said = (f'{best}, {difference(gain, main, "+")}{" points" if main["unit"] == "%" else ""} '
             f'on the baseline: {noise} (paired test, 5%, for the best of {scored}).')
+  recalls = [entry['recall'] for entry in result['experts'] if entry['recall'] is not None]
+  if recalls:
+    said += f' ScaNN found {min(recalls):.1%} or more of the nearest neighbours, on samples.'
   for proxy in others:
     tau = result['agreement'][proxy['name']]
     if tau is not None:

@@ -12,6 +12,7 @@ from conftest import draw_shape
 from selection import candidates
 from selection import compare
 from selection import embeddings
+from selection import neighbors
 from selection import proxies
 from selection import rank_main
 from selection import ranking
@@ -116,6 +117,19 @@ def test_the_best_of_many_must_beat_the_baseline_by_more_than_the_best_of_few():
   assert compare.beats(one, other)
   assert compare.beats(one, other, tried=2)
   assert not compare.beats(one, other, tried=3)
+
+
+def test_where_search_is_approximate_its_recall_is_measured_and_said(
+    shapes, tiny_hub, monkeypatch):
+  assert all(e['recall'] is None for e in ranking.rank(shapes, tiny_hub).to_dict()['experts'])
+  exact = neighbors.ExactIndex
+  # An approximate index that misses every nearest neighbour: it gives the second.
+  missing = type('Missing', (exact,), {
+      'exact': False, 'others': lambda self, k: exact.others(self, k + 1)[:, 1:]})
+  monkeypatch.setattr(neighbors, 'index', lambda embeddings, method: missing(embeddings))
+  result = ranking.rank(shapes, tiny_hub).to_dict()
+  assert all(0 <= e['recall'] < 0.2 for e in result['experts'])
+  assert 'of the nearest neighbours, on samples' in show.verdict(result)
 
 
 def test_more_or_fewer_examples_can_be_asked_for(shapes, tiny_hub):
