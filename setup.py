@@ -41,6 +41,7 @@ setuptools.setup(
     ],
     extras_require={
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
+        'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
         'test': ['hypothesis', 'pytest', 'ruff'],
     },
     entry_points={'console_scripts': [

@@ -7,6 +7,7 @@ times in one run.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -132,7 +133,10 @@ def measure(number, dimensions, rounds, settings=None):
         'accuracy': round(float(accuracy[name]), 5),
         'points': round(100 * float(accuracy[name] - accuracy['exact']), 3)}
   result['scann']['recall_on_sample'] = round(neighbors.recall(found['scann'], embeddings), 5)
-  return {**case, **result, 'versions': metadata.versions()}
+  peers = {'sklearn': 'scikit-learn', 'faiss': 'faiss-cpu'}
+  return {**case, **result, 'versions': metadata.versions() | {
+      package: importlib.metadata.version(package)
+      for name, package in peers.items() if name in runs}}
 
 
 FLAGS = cli.new_flags()

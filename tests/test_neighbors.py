@@ -1,6 +1,8 @@
 """Neighbours: exact means exact at any scale and with any number of twins; ScaNN nearly so."""
 
 import dataclasses
+import json
+import os
 import sys
 
 import hypothesis
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from benchmarks import neighbors as benchmark
 from selection import neighbors
 
 INDICES = [neighbors.ExactIndex, neighbors.ScannIndex]
@@ -272,3 +275,35 @@ def test_without_scann_search_is_exact_and_says_so(monkeypatch, caplog):
   assert isinstance(neighbors.index(np.eye(3), 'scann'), neighbors.ExactIndex)
   neighbors._scann.cache_clear()
   assert 'ScaNN cannot be imported' in caplog.text
+
+
+def test_the_benchmark_sets_every_contender_beside_exact_search(console):
+  code, out, _ = console(benchmark, '--numbers=400', '--dimensions=64', '--rounds=1')
+  assert code == 0
+  found = json.loads(out)
+  assert {'exact', 'scann', 'sklearn'} <= set(found)
+  for name in ('exact', 'sklearn'):
+    assert found[name]['seconds'] > 0
+    assert (found[name]['recall'], found[name]['points']) == (1, 0)
+  assert found['exact']['times_exact'] == 1
+  scann = found['scann']
+  assert scann['recall'] < 1
+  assert scann['points'] == pytest.approx(100 * (scann['accuracy'] - found['exact']['accuracy']))
+  assert abs(scann['recall_on_sample'] - scann['recall']) < 0.15
+
+
+def test_the_benchmark_leaves_out_what_memory_cannot_hold(monkeypatch):
+  monkeypatch.setattr(os, 'sysconf', lambda name: 1 << 12)  # 16 MiB
+  found = benchmark.measure(1000, 512, rounds=1)
+  assert found['skipped'] == '523 MiB needed, 16 MiB free'
+  assert 'exact' not in found
+
+
+def test_what_the_benchmark_searches_looks_like_embeddings():
+  embeddings, labels = benchmark.made(4000, 256)
+  assert embeddings.dtype == np.float32
+  assert embeddings.min() == 0  # as after ReLU
+  shares = np.linalg.eigvalsh(np.cov(embeddings.T))
+  assert 15 < shares.sum() ** 2 / np.square(shares).sum() < 60  # noise would have 256
+  nearest = neighbors.ExactIndex(embeddings).others(1)[:, 0]
+  assert 0.5 < (labels[nearest] == labels).mean() < 0.9
