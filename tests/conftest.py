@@ -129,3 +129,14 @@ def elsewhere(tmp_path, monkeypatch):
   (tmp_path / 'here').mkdir()
   monkeypatch.chdir(tmp_path / 'here')
   monkeypatch.setenv('TFDS_DATA_DIR', os.path.join(tmp_path, 'tfds'))
+
+
+def shapes_task(train, test):
+  """A task of 3 drawn shapes at 16 pixels, with so many examples to train and to test."""
+  from zoo import tasks
+  random = np.random.default_rng(0)
+  kinds = ('cross', 'square', 'stripes')
+  images = np.stack([draw_shape(kinds[i % 3], random, 16) for i in range(train + test)])
+  labels = np.arange(train + test) % 3
+  return tasks.from_arrays('shapes', kinds, train=(images[:train], labels[:train]),
+                           test=(images[train:], labels[train:]))

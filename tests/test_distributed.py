@@ -8,16 +8,14 @@ import subprocess
 import sys
 import types
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from conftest import draw_shape
+from conftest import shapes_task
 
 from selection import candidates
 from selection import proxies
 from selection import rank_main
 from selection import ranking
-from zoo import tasks
 
 TWO_PROCESSES = ('--direct_num_workers=2', '--direct_running_mode=multi_processing')
 
@@ -53,12 +51,7 @@ def distributed():
 @pytest.fixture(scope='module')
 def shapes():
   """A task of 3 shapes, 90 to train and 30 to test."""
-  random = np.random.default_rng(0)
-  kinds = ('cross', 'square', 'stripes')
-  images = np.stack([draw_shape(kinds[i % 3], random, 16) for i in range(120)])
-  labels = np.arange(120) % 3
-  return tasks.from_arrays('shapes', kinds, train=(images[:90], labels[:90]),
-                           test=(images[90:], labels[90:]))
+  return shapes_task(90, 30)
 
 
 def _result(ranked):

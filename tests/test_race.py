@@ -5,12 +5,11 @@ import types
 import hypothesis
 import numpy as np
 import pytest
-from conftest import draw_shape
+from conftest import shapes_task
 from hypothesis import strategies as st
 
 from selection import race
 from selection import ranking
-from zoo import tasks
 
 
 @hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
@@ -69,12 +68,7 @@ def test_who_is_far_behind_leaves_and_leader_and_baseline_stay():
 
 @pytest.fixture(scope='module')
 def shapes():
-  random = np.random.default_rng(0)
-  kinds = ('cross', 'square', 'stripes')
-  images = np.stack([draw_shape(kinds[i % 3], random, 16) for i in range(560)])
-  labels = np.arange(560) % 3
-  return tasks.from_arrays('shapes', kinds, train=(images[:500], labels[:500]),
-                           test=(images[500:], labels[500:]))
+  return shapes_task(500, 60)
 
 
 def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub):

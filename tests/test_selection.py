@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from conftest import draw_shape
+from conftest import shapes_task
 from selection import candidates
 from selection import compare
 from selection import embeddings
@@ -33,12 +33,7 @@ def brute_force(points, k):
 @pytest.fixture(scope='module')
 def shapes():
   """A task of 3 shapes, 90 to train and 30 to test."""
-  random = np.random.default_rng(0)
-  kinds = ('cross', 'square', 'stripes')
-  images = np.stack([draw_shape(kinds[i % 3], random, 16) for i in range(120)])
-  labels = np.arange(120) % 3
-  return tasks.from_arrays('shapes', kinds, train=(images[:90], labels[:90]),
-                           test=(images[90:], labels[90:]))
+  return shapes_task(90, 30)
 
 
 def test_a_ranking_scores_every_expert_as_computed_by_hand(shapes, tiny_hub):
