@@ -38,6 +38,7 @@ def measure(preset, image_size, batch, steps, rounds):
   from export import metadata
   from export import saved_model
   from finetune import saved_layer
+  from finetune import tuned
   from selection import embedder
   from zoo import backbones
   from zoo import batches
@@ -53,11 +54,11 @@ def measure(preset, image_size, batch, steps, rounds):
     saved_model.save(backbone, path)
     module = hub.Module(path, path, metadata.read(path))
     embed = embedder.Embedder(module)
-    tuned = saved_layer.Tuned(
+    ours = tuned.Tuned(
         saved_layer.SavedLayer(hub.load(module)), backbone.architecture.features, 10)
   recipe = training.Recipe(steps=steps, batch=batch, learning_rate=1e-3, nesterov=False,
                            flip=False, crop=0)
-  trainer = training.Trainer(tuned, recipe)
+  trainer = training.Trainer(ours, recipe)
   stream = batches.Batches(images, labels, batch)
 
   bare = tf.function(backbone)

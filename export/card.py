@@ -19,6 +19,15 @@ An expert for **{{ m.slice.name }}**: the baseline trained on, with the
 {%- elif m.kind == 'finetuned' -%}
 A classifier for **{{ m.task.name }}** ({{ m.class_names | length }} classes), fine-tuned from
 `{{ m.start.handle }}`{% if m.start.name %}, expert {{ m.start.name }}{% endif %}.
+{%- elif m.kind == 'predictor' -%}
+{% if m.predicts == 'slices' -%}
+A predictor of **slices**: from which of {{ m.classes | length }} slices of the upstream data an
+image was drawn (the expert-prediction network of arXiv 2009.13239), if all are drawn from alike.
+{%- else -%}
+A predictor of **labels**: the upstream classifier, {{ '{:,}'.format(m.classes | length) }} classes.
+{%- endif %}
+`zoo-rank --proxy={{ 'domain' if m.predicts == 'slices' else 'labels' }}` chooses among the experts of
+these upstream data with it; it is no expert itself.
 {%- else -%}
 A baseline: one network trained on all of its upstream data.
 {%- endif %}
@@ -33,7 +42,7 @@ A baseline: one network trained on all of its upstream data.
 {% if m.upstream %}| upstream data | {{ m.upstream.source }}, split `{{ m.upstream.split }}` |
 {% endif -%}
 | images | {{ m.image_size }} x {{ m.image_size }}, any other size works too |
-{% if m.kind != 'finetuned' %}| output | float32 [batch, {{ m.features }}] |
+{% if m.kind != 'finetuned' %}| output | float32 [batch, {{ m.features }}]{% if m.kind == 'predictor' %}, log-probabilities in the order of `classes` in module.json{% endif %} |
 {% endif -%}
 {% if m.parent %}| baseline | `{{ m.parent[:16] }}` (fingerprint) |
 {% endif -%}
@@ -41,7 +50,13 @@ A baseline: one network trained on all of its upstream data.
 {% endif -%}
 | licence | {{ m.licence or 'not stated' }} |
 | fingerprint | `{{ m.fingerprint[:16] }}` |
-{% if m.scores and m.kind == 'baseline' %}
+{% if m.scores and m.predicts == 'slices' %}
+Of {{ '{:,}'.format(m.scores.held_out_examples) }} held-out images, weighted as if drawn from all
+slices alike, {{ '%.1f' % (100 * m.scores.top1) }}% are in the slice that it finds likeliest;
+cross-entropy {{ '%.3f' % m.scores.cross_entropy }} nats, where a perfect prediction would have
+{{ '%.3f' % m.scores.least_cross_entropy }}.
+{% endif -%}
+{% if m.scores and (m.kind == 'baseline' or m.predicts == 'labels') %}
 On {{ '{:,}'.format(m.scores.held_out_examples) }} held-out upstream images: top-1
 {{ '%.1f' % (100 * m.scores.top1) }}%, top-5 {{ '%.1f' % (100 * m.scores.top5) }}%.
 {% endif -%}
@@ -54,6 +69,13 @@ On {{ '{:,}'.format(m.scores.held_out_examples) }} held-out images of the slice:
 Test accuracy {{ '%.1f' % (100 * m.scores.test_accuracy) }}% on
 {{ '{:,}'.format(m.scores.test_examples) }} images (95% interval
 {{ '%.1f' % (100 * m.scores.interval[0]) }} to {{ '%.1f' % (100 * m.scores.interval[1]) }}%).
+{% endif -%}
+{% if m.predicts == 'slices' %}
+| output | slice | classes | images |
+|---:|---|---:|---:|
+{% for one in m.slices -%}
+| {{ loop.index0 }} | {{ one.name }} | {{ one.classes | length }} | {{ '{:,}'.format(one.examples) }} |
+{% endfor -%}
 {% endif -%}
 {% if m.experts %}
 | expert | slice | classes | images | baseline on the slice | expert on the slice |
@@ -74,9 +96,10 @@ names = model.class_names.numpy()  # in the order of the columns
 {%- else -%}
 import tensorflow_hub as hub
 
-layer = hub.KerasLayer(path_of_this_folder, trainable=True
+layer = hub.KerasLayer(path_of_this_folder
+{%- if m.kind != 'predictor' %}, trainable=True{% endif %}
 {%- if m.kind == 'packed' %}, arguments={'expert': 0}{% endif %})
-embeddings = layer(images)  # float32 [batch, height, width, 3] in [0, 1]
+{{ 'log_probabilities' if m.kind == 'predictor' else 'embeddings' }} = layer(images)  # float32 [batch, height, width, 3] in [0, 1]
 {%- endif %}
 ```
 {% if m.command %}

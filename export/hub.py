@@ -28,7 +28,7 @@ class Module:
 
   @property
   def kind(self):
-    """'baseline', 'expert', 'packed', 'finetuned' or 'foreign'."""
+    """One of `export.metadata.KINDS`."""
     return self.metadata['kind']
 
 

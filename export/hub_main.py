@@ -40,7 +40,8 @@ def table(modules):
   for module in modules:
     m = module.metadata
     knows = (', '.join(expert['name'] for expert in m['experts']) if m.get('experts')
-             else m['slice']['name'] if m.get('slice') else '')
+             else m['slice']['name'] if m.get('slice')
+             else f'{len(m["classes"])} {m["predicts"]}' if module.kind == 'predictor' else '')
     parameters = f'{m["parameters"]:,}' if m.get('parameters') else '?'
     lines.append(f'{module.handle:40} {module.kind:10} {parameters:>11}  {knows}')
   return '\n'.join(lines)

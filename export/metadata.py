@@ -7,7 +7,8 @@ from zoo import atomic
 
 FILE = 'module.json'
 SCHEMA = 1
-KINDS = ('baseline', 'expert', 'packed', 'finetuned', 'foreign')
+KINDS = ('baseline', 'expert', 'packed', 'predictor', 'finetuned', 'foreign')
+PREDICTS = ('slices', 'labels')  # what a predictor gives log-probabilities of
 REQUIRED = ('schema', 'publisher', 'name', 'version', 'kind', 'image_size', 'features',
             'fingerprint')
 
@@ -78,7 +79,21 @@ def read(path):
   if values['kind'] not in KINDS:
     raise ValueError(f'{os.path.join(path, FILE)} has kind {values["kind"]!r}; '
                      f'it must be one of {", ".join(KINDS)}.')
+  if values['kind'] == 'predictor':
+    _check_predictor(path, values)
   return values
+
+
+def _check_predictor(path, values):
+  """Raises ValueError unless a predictor says what its outputs are."""
+  names, slices = values.get('classes'), values.get('slices') or ()
+  if values.get('predicts') not in PREDICTS or not names:
+    raise ValueError(f'{os.path.join(path, FILE)}: a predictor needs predicts '
+                     f'({" or ".join(PREDICTS)}) and classes, the names of its outputs.')
+  if values['predicts'] == 'slices' and (
+      len(slices) != len(names) or not all('node' in one for one in slices)):
+    raise ValueError(f'{os.path.join(path, FILE)}: slices must say the node of each of the '
+                     f'{len(names)} classes.')
 
 
 def versions():

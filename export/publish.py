@@ -1,9 +1,10 @@
 """zoo-publish: makes modules of finished training runs and puts them into a hub.
 
---work_dir names the folder of a baseline, of an expert, or of all experts of a baseline.
-Whole experts become a module each, NAME-SLICE; adapter experts are packed into one. A
-module is written beside its place, loaded back through hub.KerasLayer, compared with the
-Keras network, and renamed; a version that is there is never changed.
+--work_dir names the folder of a baseline, of an expert, of all experts of a baseline, or of
+what predicts slices. Whole experts become a module each, NAME-SLICE; adapter experts are packed
+into one. With --predictor a baseline's whole classifier is published, for rankings by the labels
+that it predicts. A module is written beside its place, loaded back through hub.KerasLayer,
+compared with the Keras network, and renamed; a version that is there is never changed.
 """
 
 import json
@@ -18,10 +19,11 @@ TOLERANCE = 1e-5
 
 
 def publish(backbone, description, root, handle):
-  """Publishes a backbone as a module.
+  """Publishes a network as a module.
 
   Args:
-    backbone: a `zoo.backbones.Backbone`, float32, with its final weights.
+    backbone: a `zoo.backbones.Backbone` or `zoo.classifier.Predictor`, float32, with its
+      final weights.
     description: what module.json says besides what follows from the backbone.
     root: folder of the hub.
     handle: publisher/name/version, which must be free.
@@ -83,17 +85,18 @@ def verify_against(backbone, path):
 
 
 def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licence='',
-                 command=()):
+                 command=(), predictor=False):
   """Publishes what a training command left in its folder.
 
   Args:
-    work_dir: a finished work_dir of `zoo.pretrain.pretrain`, of one expert, or of
-      `zoo.experts.train_experts`.
+    work_dir: a finished work_dir of `zoo.pretrain.pretrain`, of one expert, of
+      `zoo.experts.train_experts`, or of `zoo.domains.train`.
     root: folder of the hub.
     publisher, name, version: of the module; whole experts get '-SLICE' behind the name.
-    parent: handle of the baseline in the same hub, for experts.
+    parent: handle of the baseline in the same hub, for experts and predictors.
     licence: of the weights and what they were trained on.
     command: the command line, for the record.
+    predictor: of a baseline, publish the classifier that predicts labels.
 
   Returns:
     The handles that were published. Whole experts that are in the hub already are skipped,
@@ -115,7 +118,14 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     folders = []
   if not folders:
     raise ValueError(f'{work_dir} has no finished training run (no {pretrain.RESULT}).')
-  results = [experts.read_result(folder) for folder in folders]
+  one = ('predictor',) if folders == [work_dir] else ()
+  results = [experts.read_result(folder, ('baseline', 'expert', *one)) for folder in folders]
+  if predictor:
+    if [result['kind'] for result in results] != ['baseline']:
+      raise ValueError(f'{work_dir} is not the folder of a finished baseline, whose labels '
+                       '--predictor is to predict.')
+    results = [{**results[0], 'kind': 'predictor', 'predicts': 'labels',
+                'classes': results[0]['upstream']['classes']}]
   kinds = {'adapter' if result.get('adapters') else 'whole' for result in results}
   if len(kinds) > 1:
     raise ValueError(f'{work_dir} has adapter and whole experts: publish them one by one.')
@@ -163,19 +173,24 @@ def _publish_packed(folders, results, common, root, handle):
 
 
 def _rebuild(result, folder):
-  """The backbone of a finished run, in float32."""
+  """What a finished run gives a hub, in float32: its backbone, of a predictor all of it."""
   from zoo import backbones
+  from zoo import classifier
   from zoo import pretrain
   from zoo import weights
-  backbone = backbones.build(backbones.Architecture(**result['architecture']))
-  values = weights.load(os.path.join(folder, pretrain.WEIGHTS))
-  weights.set_to(backbone, values)
-  return backbone
+  network = backbones.build(backbones.Architecture(**result['architecture']))
+  if result['kind'] == 'predictor':
+    network = classifier.Predictor(network, len(result['classes']))
+  weights.set_to(network, weights.load(os.path.join(folder, pretrain.WEIGHTS)))
+  return network
 
 
 def _describe(result):
   """What module.json takes over from the result of a training run."""
-  return {
+  outputs = {} if result['kind'] != 'predictor' else {
+      'features': len(result['classes']), 'predicts': result['predicts'],
+      'classes': result['classes'], 'slices': result.get('slices')}
+  return outputs | {
       'kind': result['kind'], 'preset': result['preset'], 'image_size': result['image_size'],
       'upstream': result['upstream'], 'slice': result.get('slice'), 'experts': None,
       'scores': result['scores'], 'cost': result['cost']}
@@ -188,8 +203,10 @@ flags.DEFINE_string('hub', None, 'Folder of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('publisher', None, 'First part of the handle.', flag_values=FLAGS)
 flags.DEFINE_string('name', None, 'Second part of the handle.', flag_values=FLAGS)
 flags.DEFINE_integer('version', 1, 'Third part of the handle.', flag_values=FLAGS)
-flags.DEFINE_string('parent', None, "Handle of the experts' baseline in the same hub.",
-                    flag_values=FLAGS)
+flags.DEFINE_string('parent', None, "Handle of the experts' or predictor's baseline in the same "
+                    'hub.', flag_values=FLAGS)
+flags.DEFINE_bool('predictor', False, "Publish a baseline's classifier, which predicts upstream "
+                  'labels, rather than its embeddings.', flag_values=FLAGS)
 flags.DEFINE_string('licence', '', 'Licence of the weights.', flag_values=FLAGS)
 flags.mark_flags_as_required(['work_dir', 'hub', 'publisher', 'name'], flag_values=FLAGS)
 
@@ -197,7 +214,7 @@ flags.mark_flags_as_required(['work_dir', 'hub', 'publisher', 'name'], flag_valu
 def main(values, command):
   print(json.dumps(publish_runs(
       values.work_dir, values.hub, values.publisher, values.name, values.version,
-      values.parent, values.licence, command)))
+      values.parent, values.licence, command, values.predictor)))
 
 
 def console():

@@ -81,32 +81,55 @@ def write(root, path, serving_default):
     os.rmdir(os.path.join(path, 'assets'))  # always there, always empty
 
 
-def restore(path, description):
+def restore(path, description, expert=None, precision='float32'):
   """Rebuilds the Keras network of a module of ours.
 
   Args:
     path: folder of the module.
     description: its module.json.
+    expert: of a packed module the only one to build, or None for all.
+    precision: a Keras precision policy.
 
   Returns:
-    A float32 `zoo.backbones.Backbone` with the module's weights.
+    A `zoo.backbones.Backbone` with the module's weights.
 
   Raises:
     ValueError: the module does not say its architecture, or has other variables.
   """
-  import tensorflow as tf
   from zoo import adapters
   from zoo import backbones
   if not description.get('architecture'):
     raise ValueError(f'{path}: module.json does not say the architecture.')
   config = description.get('adapters')
-  backbone = backbones.build(backbones.Architecture(**description['architecture']),
-                             adapters.AdapterConfig(**config) if config else None)
-  stored = tf.train.load_checkpoint(f'{path}/variables/variables')
-  keys = [f'variables/{i}/.ATTRIBUTES/VARIABLE_VALUE' for i in range(len(backbone.variables))]
-  shapes = stored.get_variable_to_shape_map()
-  for key, variable in zip(keys, backbone.variables, strict=True):
-    if shapes.get(key) != list(variable.shape):
-      raise ValueError(f'{path}: {variable.path} is not stored as its architecture has it.')
-    variable.assign(stored.get_tensor(key))
+  if config:
+    config = adapters.AdapterConfig(**(config if expert is None else {**config, 'experts': 1}))
+  backbone = backbones.build(
+      backbones.Architecture(**description['architecture']), config, precision)
+  read_weights(backbone, path, expert)
   return backbone
+
+
+def read_weights(backbone, path, expert=None):
+  """Gives a backbone the weights of a module of ours.
+
+  Args:
+    backbone: a `zoo.backbones.Backbone` of the module's architecture.
+    path: folder of the module.
+    expert: of a packed module the one whose adapters are read, for a backbone with one
+      expert; None reads all.
+
+  Raises:
+    ValueError: the module has no such variables.
+  """
+  import tensorflow as tf
+  from zoo import adapters
+  stored = tf.train.load_checkpoint(f'{path}/variables/variables')
+  shapes = stored.get_variable_to_shape_map()
+  for i, variable in enumerate(backbone.variables):
+    key = f'variables/{i}/.ATTRIBUTES/VARIABLE_VALUE'
+    value = stored.get_tensor(key) if key in shapes else None
+    if value is not None and expert is not None and adapters.is_adapter(variable.path):
+      value = value[expert:expert + 1]
+    if value is None or value.shape != tuple(variable.shape):
+      raise ValueError(f'{path}: {variable.path} is not stored as its architecture has it.')
+    variable.assign(value)

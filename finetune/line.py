@@ -48,7 +48,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     task = tasks.load(task, data_dir)
   work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
   budget = budget or sweep.default_budget()
-  found = candidates.find(hub, handles, image_size)
+  found, _ = candidates.for_task(task.source, hub, handles, image_size)
   settings = {
       'task': task.name, 'source': task.source, 'k': k, 'seed': seed,
       'batch': budget.batch, 'steps_scale': budget.steps_scale,

@@ -16,7 +16,7 @@ def save(model, image_size, class_names, target, describe):
   'class_names'.
 
   Args:
-    model: a `finetune.saved_layer.Tuned`.
+    model: a `finetune.tuned.Tuned`.
     image_size: pixels to which images are resized, as in training.
     class_names: the C names.
     target: folder of the module; must not exist.
@@ -44,8 +44,8 @@ def save(model, image_size, class_names, target, describe):
   root.__call__ = call
   root.variables = [v.value for v in model.variables]
   root.trainable_variables = [v.value for v in model.trainable_variables]
-  # The object whose functions are called brings what they capture.
-  root.module = model.layer.loaded
+  # A SavedModel whose functions are called brings what they capture.
+  root.module = getattr(model.body, 'loaded', None)
   with atomic.writing_folder(target) as path:
     saved_model.write(root, path, serving_default)
     images = np.random.default_rng(0).integers(

@@ -41,24 +41,3 @@ class SavedLayer(keras.layers.Layer):
       self.add_loss(loss())
     return embedder.call(self.loaded, images, bool(training), **self._arguments)
 
-
-class Tuned(keras.Model):
-  """A SavedModel with a new linear head that starts at zero, as BiT's.
-
-  Args:
-    layer: a `SavedLayer`.
-    features: F.
-    classes: C.
-  """
-
-  def __init__(self, layer, features, classes, **kwargs):
-    super().__init__(**kwargs)
-    self.classes = classes
-    self.layer = layer
-    self.head = keras.layers.Dense(classes, kernel_initializer='zeros', name='head')
-    self.head.build((None, features))
-    self.built = True
-
-  def call(self, images, training=False):
-    """float32 [B, H, W, 3] in [0, 1] to logits [B, C]."""
-    return self.head(self.layer(images, training=training))

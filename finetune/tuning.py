@@ -13,10 +13,9 @@ import numpy as np
 
 from export import hub as hub_lib
 from export import metadata
-from finetune import saved_layer
 from finetune import sweep
+from finetune import tuned
 from selection import candidates
-from selection import embedder
 from zoo import atomic
 from zoo import batches
 from zoo import cli
@@ -79,7 +78,7 @@ def finetune(task, expert, work_dir, hub=hub_lib.EMBEDDED, data_dir=None, image_
     start = time.monotonic()
     train = tasks.read(task, protocol.train, candidate.image_size)
     val = tasks.read(task, protocol.val, candidate.image_size)
-    model = _model(candidate, len(task.class_names), trust)
+    model = tuned.build(candidate, len(task.class_names), trust)
     trainer = training.Trainer(model, recipes[0])
     start_values = [variable.numpy() for variable in model.variables]
 
@@ -140,19 +139,6 @@ def evaluate(logits, labels, classes):
   return {'test_accuracy': hits / number, 'test_examples': number,
           'interval': [float(interval.low), float(interval.high)],
           'confusion': confusion.reshape(classes, classes).tolist()}
-
-
-def _model(candidate, classes, trust):
-  """The expert with its own copy of the weights and a fresh head."""
-  loaded = hub_lib.load(candidate.module, trust)
-  layer = saved_layer.SavedLayer(loaded, candidate.expert)
-  size = candidate.image_size
-  embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
-  embedder.check(candidate.module, embedding)
-  if not layer.trainable_variables:
-    logger.warning('%s has no trainable variables: only the head is trained.',
-                   candidate.describe())
-  return saved_layer.Tuned(layer, embedding.shape[1], classes)
 
 
 def _try(model, train_from_start, recipe, train, val, path, what):

@@ -52,6 +52,12 @@ def default_folder():
   return os.path.expanduser(own or os.path.join(caches, 'expert-zoo', 'embeddings'))
 
 
+def opened(folder=None):
+  """The `Cache` at a folder: at `default_folder()` for None; None, which keeps nothing, for ''."""
+  folder = default_folder() if folder is None else folder
+  return Cache(folder) if folder else None
+
+
 def image_digests(images):
   """Digests that tell images apart: BLAKE2b of shape and pixels.
 

@@ -4,6 +4,9 @@ import dataclasses
 import os
 
 from export import hub as hub_lib
+from zoo import cut_tasks
+
+NOT_CANDIDATES = ('finetuned', 'predictor')  # kinds of modules that give no embeddings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,19 @@ class Candidate:
 
   @property
   def kind(self):
-    """'baseline', 'expert', 'packed', 'finetuned' or 'foreign'."""
+    """'baseline', 'expert', 'packed' or 'foreign'."""
     return self.module.kind
+
+  @property
+  def source(self):
+    """Builder and version of its upstream data, as in `zoo.tasks.Task.source`, or None."""
+    return (self.module.metadata.get('upstream') or {}).get('source')
+
+  @property
+  def slice(self):
+    """The slice it knows, as `zoo.slices.Slice.to_dict` has it, or None."""
+    m = self.module.metadata
+    return (m if self.expert is None else m['experts'][self.expert]).get('slice')
 
   @property
   def name(self):
@@ -58,22 +72,56 @@ def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None):
     image_size: pixels for modules that do not say theirs.
 
   Returns:
-    A list of `Candidate`, in the order of handles and experts. Fine-tuned classifiers
-    have no embeddings and are left out.
+    A list of `Candidate`, in the order of handles and experts. Fine-tuned classifiers and
+    predictors have no embeddings and are none.
 
   Raises:
     ValueError: nothing is found, or a module does not say its image size.
   """
-  modules = hub_lib.modules(hub) if hub else []
-  for handle in handles:
-    module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
-    if all(os.path.realpath(module.path) != os.path.realpath(m.path) for m in modules):
-      modules.append(module)
-  found = [candidate for module in modules if module.kind != 'finetuned'
+  found = [candidate for module in modules(hub, handles) if module.kind not in NOT_CANDIDATES
            for candidate in _of_module(module, image_size)]
   if not found:
     raise ValueError('there is no module to choose from: give --hub or --handles.')
   return found
+
+
+def modules(hub=hub_lib.EMBEDDED, handles=()):
+  """The `export.hub.Module`s of a hub and further ones, as `find` takes them, each once."""
+  found = hub_lib.modules(hub) if hub else []
+  for handle in handles:
+    module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
+    if all(os.path.realpath(module.path) != os.path.realpath(m.path) for m in found):
+      found.append(module)
+  return found
+
+
+def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
+  """The candidates of a hub for a task: those that have not learnt from the task's own data.
+
+  What has seen the images, or others of their data set with their labels, would look better
+  in a ranking than it is for data of one's own.
+
+  Args:
+    source: as in `zoo.tasks.Task.source`.
+    hub, handles, image_size: as in `find`.
+
+  Returns:
+    A list of `Candidate`, and a list of (`Candidate`, reason) of those that are left out.
+
+  Raises:
+    ValueError: as `find` does, or all are left out.
+  """
+  found, left_out = [], []
+  for one in find(hub, handles, image_size):
+    if one.source and cut_tasks.same_data(source, one.source):
+      left_out.append((one, f'its upstream data, {one.source}, are of the data set of the task'))
+    else:
+      found.append(one)
+  if not found:
+    raise ValueError(f'all {len(left_out)} candidates are left out, for having learnt from '
+                     f'the data set of the task, {cut_tasks.data_set(source)}: rank modules of '
+                     'other upstream data (--hub, --handles), or choose another task.')
+  return found, left_out
 
 
 def _of_module(module, image_size):
@@ -96,8 +144,9 @@ def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
   """
   handle, _, expert = handle.partition('#')
   module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
-  if module.kind == 'finetuned':
-    raise ValueError(f'module {handle} is a finished classifier: give an expert or baseline.')
+  if module.kind in NOT_CANDIDATES:
+    raise ValueError(f'module {handle} is of kind {module.kind!r} and has no embeddings: give '
+                     'an expert or baseline.')
   found = _of_module(module, image_size)
   if not expert and len(found) == 1:
     return found[0]

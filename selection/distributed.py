@@ -79,7 +79,8 @@ class Workers:
       found: a list of `selection.candidates.Candidate`.
       drawn: a `selection.ranking.Sample`.
       settings: arguments of `selection.proxies.make`, by name.
-      cache: folder of the workers' machines where they keep embeddings, '' for none.
+      cache: folder of the workers' machines where they keep embeddings, as in
+        `selection.cache.opened`.
       trust: as in `export.hub.check`.
 
     Returns:
@@ -194,7 +195,7 @@ class _Score(beam.DoFn):
   def setup(self):
     images = {size: _mapped(path) for size, path in self._images.items()}
     self._source = embeddings.Embeddings(
-        images, cache_lib.Cache(self._cache) if self._cache else None, self._trust)
+        images, cache_lib.opened(self._cache), self._trust)
     self._scorers = proxies.make(**self._settings)
     self._rows = race.order(self._labels)
 

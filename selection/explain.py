@@ -16,6 +16,7 @@ from selection import embeddings as embeddings_lib
 from selection import proxies
 from selection import race
 from selection import ranking
+from selection import show
 from zoo import progress as progress_lib
 
 SHOWN = 3  # neighbours of an image
@@ -129,10 +130,11 @@ def _by_turns(rows, labels, order):
   return rows[sorted(range(len(rows)), key=keys.__getitem__)]
 
 
-def check(expert=None, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
+def check(task, expert=None, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
   """Finds before a ranking what could not be explained after it.
 
   Args:
+    task: a `zoo.tasks.Task`.
     expert: 'HANDLE' or 'HANDLE#EXPERT', as `selection.candidates.one` takes it, or None.
     hub, handles, image_size: as in `selection.ranking.rank`.
 
@@ -143,10 +145,11 @@ def check(expert=None, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
     ValueError: there is no baseline, nothing beside it, or `expert` names a baseline or
       nothing that will be ranked.
   """
-  found = candidates_lib.find(hub, handles, image_size)
+  found, left_out = candidates_lib.for_task(task.source, hub, handles, image_size)
   if all(candidate.kind != 'baseline' for candidate in found):
     raise ValueError('there is no baseline to explain an expert against: add the handle of '
-                     'one to --handles.')
+                     'one to --handles' + (', of other upstream data than those of the task.'
+                                           if left_out else '.'))
   if all(candidate.kind == 'baseline' for candidate in found):
     raise ValueError('there is nothing but the baseline: no expert to explain.')
   if expert is None:
@@ -160,6 +163,9 @@ def check(expert=None, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
     raise ValueError(f'--expert={expert} is a baseline, against which experts are explained: '
                      'name another one.')
   chosen = [candidate for candidate in found if same(candidate) == same(named)]
+  reasons = [reason for one, reason in left_out if same(one) == same(named)]
+  if reasons:
+    raise ValueError(f'--expert={expert} is left out of this ranking: {reasons[0]}.')
   if not chosen:
     raise ValueError(f'--expert={expert} is not among the modules to rank: add it to --handles.')
   return chosen[0]
@@ -178,17 +184,21 @@ def pair(ranked, expert=None):
   Raises:
     ValueError: one of the two could not be used.
   """
-  baseline = ranked.baseline
+  baselines = [e for e in ranked.entries if e.candidate.kind == 'baseline']
+  # One that the ranking proxy does not judge can be explained against well.
+  baseline = next((e for e in baselines if e.examples), None)
   if baseline is None:
-    dropped = next(e.dropped for e in ranked.entries if e.candidate.kind == 'baseline')
-    raise ValueError(f'no expert can be explained: the baseline was dropped: {dropped}')
+    raise ValueError('no expert can be explained: the baseline was dropped: '
+                     f'{baselines[0].dropped}')
   experts = [e for e in ranked.entries if e.candidate.kind != 'baseline']
   entry = next(e for e in experts if expert is None or e.candidate.key == expert.key)
-  if not entry.scores:  # one that left the race can be explained well
+  if not entry.examples:  # one that left the race can be explained well
     raise ValueError(f'{entry.candidate.describe()} cannot be explained, as it was dropped: '
                      f'{entry.dropped}')
   place = ranked.entries.index(entry) + 1
-  if entry.dropped:
+  if ranked.proxies[0].name not in entry.scores:
+    standing = f'not ranked, as {entry.dropped}'
+  elif entry.dropped:
     standing = f'left the race, {entry.dropped}'
   elif place == 1:
     standing = f'the best of {len(ranked.entries)}'
@@ -196,6 +206,8 @@ def pair(ranked, expert=None):
     standing = f'the best beside the baseline, which itself is the best of {len(ranked.entries)}'
   else:
     standing = f'number {place} of {len(ranked.entries)}'
+  if ranked.left_out:
+    standing += f'; {show.left_out(len(ranked.left_out), ranked.source)}'
   return entry.candidate, baseline.candidate, standing
 
 
@@ -217,9 +229,7 @@ def explain(task, expert, baseline, k=1, distance='euclidean', seed=None,
   """
   proxy = proxies.make(['knn'], k, distance, method)[0]
   drawn = ranking.sample(task, [expert.image_size, baseline.image_size], examples, seed)
-  folder = cache_lib.default_folder() if cache is None else cache
-  source = embeddings_lib.Embeddings(
-      drawn.images, cache_lib.Cache(folder) if folder else None, trust)
+  source = embeddings_lib.Embeddings(drawn.images, cache_lib.opened(cache), trust)
   rows = race.order(drawn.labels)  # as they are ranked: the same batches, the same last digits
   stored = np.argsort(rows)
   count = min(max(k, SHOWN), max(k, len(rows) - 1))

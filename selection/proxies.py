@@ -56,19 +56,24 @@ def make(names, k=1, distance='euclidean', method='auto'):
     ValueError: no name, an unknown or repeated one, k below 1, or an unknown distance.
   """
   names = list(names)
-  if not names:
-    raise ValueError(f'no proxy: give one or more of {", ".join(NAMES)}.')
-  for i, name in enumerate(names):
-    if name not in NAMES:
-      raise ValueError(f'unknown proxy {name!r}: it must be one of {", ".join(NAMES)}.')
-    if name in names[:i]:
-      raise ValueError(f'proxy {name!r} is given twice: give each once.')
+  check_names(names, NAMES)
   if k < 1:
     raise ValueError(f'k is {k}; it must be 1 or more.')
   if distance not in DISTANCES:
     raise ValueError(f'distance is {distance!r}; it must be {" or ".join(DISTANCES)}.')
   built = {proxy.name: proxy for proxy in (Knn(k, distance, method), Ridge(), LogME(), HScore())}
   return [built[name] for name in names]
+
+
+def check_names(names, known):
+  """Raises ValueError unless there are names, each of them known and given once."""
+  if not names:
+    raise ValueError(f'no proxy: give one or more of {", ".join(known)}.')
+  for i, name in enumerate(names):
+    if name not in known:
+      raise ValueError(f'unknown proxy {name!r}: it must be one of {", ".join(known)}.')
+    if name in names[:i]:
+      raise ValueError(f'proxy {name!r} is given twice: give each once.')
 
 
 def kendall(one, other):
@@ -279,7 +284,7 @@ class LogME:
     points, targets = _checked(embeddings, labels)
     value, *replicates = (_log_evidence(*sample).mean() / sample[-1]
                           for sample in _projections(points, targets))
-    return _jackknifed(value, replicates)
+    return jackknifed(value, replicates)
 
 
 def log_evidence(embeddings, targets):
@@ -395,7 +400,7 @@ class HScore:
     points, targets = _checked(embeddings, labels)
     value, *replicates = (
         _h_score(*sample) for sample in _moments(_centred(points), targets))
-    return _jackknifed(value, replicates)
+    return jackknifed(value, replicates)
 
 
 def _moments(points, targets):
@@ -473,7 +478,7 @@ def jackknife_error(replicates):
   return float(np.std(replicates) * np.sqrt(len(replicates) - 1))
 
 
-def _jackknifed(value, replicates):
+def jackknifed(value, replicates):
   """The `Score` of a value with those without each group."""
   return Score(float(value), jackknife_error(replicates), replicates=np.array(replicates))
 

@@ -3,6 +3,10 @@
 A successive halving of the work (Jamieson and Talwalkar, arXiv 1502.07943) in which an expert
 leaves only when the paired outcomes say with confidence that it is no better than the leader
 by more than a margin: the standard error with which the whole sample could tell.
+
+The outcomes are the mean of two judges', whichever of them ranks: on a small sample 1-NN is noisy
+and orders experts otherwise than on a large one, ridge errs on other examples and in another
+way, and their mean says more of either on all examples than it does alone (docs/speed.md).
 Shapes: N examples, n of a sample of them.
 """
 
@@ -11,7 +15,8 @@ import statistics
 import numpy as np
 
 STEP = 125  # samples are multiples of it, hence whole batches of `selection.embedder`
-EACH = 3  # examples a class in the first sample, on the mean: leave-one-out needs another
+EACH = 2  # examples a class in the first sample, on the mean: leave-one-out needs another
+JUDGES = ('knn', 'ridge')  # names of `selection.proxies`; those with outcomes
 
 
 def order(labels):
@@ -32,21 +37,34 @@ def order(labels):
   return np.argsort(place, kind='stable')
 
 
-def samples(examples, classes):
+def samples(examples, classes, k=1):
   """Sizes of the samples, each twice the last, up to all N examples.
 
   Args:
     examples: N.
     classes: how many of them have examples.
+    k: neighbours that vote, of whom the first sample has more.
 
   Returns:
     A list of int, increasing; the last is N.
   """
-  sizes, size = [], STEP * max(1, -(-EACH * classes // STEP))
+  sizes, size = [], STEP * -(-max(EACH * classes, k + 1) // STEP)
   while size <= 0.75 * examples:  # a last step of less would hardly save anything
     sizes.append(size)
     size *= 2
   return [*sizes, examples]
+
+
+def outcomes(scores):
+  """How right the judges were of each example, on the mean.
+
+  Args:
+    scores: a dict from the name of each judge to its `selection.proxies.Score`.
+
+  Returns:
+    float64 [n], each 0, 0.5 or 1.
+  """
+  return np.mean([scores[name].correct for name in JUDGES], axis=0)
 
 
 def upper_bound(one, leader, confidence):
@@ -56,7 +74,7 @@ def upper_bound(one, leader, confidence):
   so that experts that agree on a small sample are not taken for the same.
 
   Args:
-    one, leader: bool [n], outcomes on the same examples.
+    one, leader: [n], outcomes on the same examples, each in 0..1.
     confidence: in 0.5..1, one-sided.
 
   Returns:
@@ -69,26 +87,29 @@ def upper_bound(one, leader, confidence):
                    variance / len(difference)))
 
 
-def behind(outcomes, confidence, examples):
+def behind(judged, confidence, examples):
   """Who leaves the race.
 
   Args:
-    outcomes: a list of (candidate, bool [n]): outcomes on the sample.
+    judged: a list of (candidate, [n], score): outcomes on the sample, each in 0..1, and the
+      value there of the proxy that ranks.
     confidence: as in `upper_bound`.
     examples: N, which the whole race has.
 
   Returns:
-    A dict from the key of each candidate that leaves to why, in words. The leader stays, and
-    so does the best of the baselines, with which the winner is compared.
+    A dict from the key of each candidate that leaves to why, in words. The leader stays, so
+    does that of the proxy that ranks, and so does the best of the baselines, with which the
+    winner is compared.
   """
   def accuracy(entry):
     return entry[1].mean()
 
-  leader, leading = best = max(outcomes, key=accuracy)
-  baselines = [entry for entry in outcomes if entry[0].kind == 'baseline']
-  kept = {leader.key, max(baselines, default=best, key=accuracy)[0].key}
+  leader, leading, _ = best = max(judged, key=accuracy)
+  first = max(judged, key=lambda entry: entry[2])
+  baselines = [entry for entry in judged if entry[0].kind == 'baseline']
+  kept = {leader.key, first[0].key, max(baselines, default=best, key=accuracy)[0].key}
   margin = np.sqrt(leading.mean() * (1 - leading.mean()) / examples)
   return {candidate.key: f'{100 * (leading.mean() - own.mean()):.1f} points behind '
-                         f'{leader.name} after {len(own)} examples'
-          for candidate, own in outcomes if candidate.key not in kept
+                         f'{leader.name} by kNN and ridge after {len(own)} examples'
+          for candidate, own, _ in judged if candidate.key not in kept
           and upper_bound(own, leading, confidence) < margin}

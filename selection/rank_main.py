@@ -1,7 +1,9 @@
 """zoo-rank: ranks the experts of a hub for a task.
 
 Each expert embeds the task's 1,000 examples; leave-one-out nearest-neighbour accuracy says
-how well it would serve. Nothing is trained. Embeddings are kept (--cache): another proxy or k
+how well it would serve. Nothing is trained. Modules that have learnt from the task's own data set
+are left out. With --proxy=domain or labels no expert is loaded: a predictor of the hub says which
+slice of the upstream data the task is like. Embeddings are kept (--cache): another proxy or k
 needs no network, a new expert only that expert. In a large hub, experts that a part of the
 examples shows to be worse are embedded no further (--confidence, --exhaustive). The table goes
 to stdout, with --json an object for programs, with --chart a picture to a file. --explain
@@ -25,7 +27,8 @@ FLAGS = cli.new_flags()
 cli.define_task(FLAGS)
 cli.define_hub(FLAGS, hub.EMBEDDED)
 flags.DEFINE_list('proxy', ['knn'], 'What ranks, and what is shown beside it: knn, ridge (both '
-                  'leave-one-out accuracies), logme, hscore.', flag_values=FLAGS)
+                  'leave-one-out accuracies), logme, hscore; and by the slices of the experts '
+                  'alone, domain (prediction) and labels (matching).', flag_values=FLAGS)
 flags.DEFINE_integer('k', 1, 'Neighbours that vote in knn.', flag_values=FLAGS)
 flags.DEFINE_enum('distance', 'euclidean', ['euclidean', 'cosine'], 'Of neighbours in knn.',
                   flag_values=FLAGS)
@@ -80,13 +83,13 @@ def main(values, command):
   from selection import ranking
   from selection import show
   from zoo import tasks
+  task = tasks.load(values.task, values.data_dir)
   # Before the work, not after.
   if values.chart:
     show.check_chart_path(values.chart)
   if values.explain:
     page.check_path('--explain', values.explain)
-    expert = explain.check(values.expert, values.hub, values.handles, values.image_size)
-  task = tasks.load(values.task, values.data_dir)
+    expert = explain.check(task, values.expert, values.hub, values.handles, values.image_size)
   how = {'k': values.k, 'distance': values.distance, 'seed': values.seed,
          'examples': values.examples, 'method': values.neighbors, 'cache': values.cache,
          'trust': values.trust}

@@ -13,8 +13,10 @@ from selection import cache as cache_lib
 from selection import candidates as candidates_lib
 from selection import compare
 from selection import embeddings as embeddings_lib
+from selection import matching
 from selection import proxies as proxies_lib
 from selection import race
+from zoo import cut_tasks
 from zoo import progress as progress_lib
 from zoo import tasks
 
@@ -32,11 +34,13 @@ class Entry:
 
   Attributes:
     candidate: the `selection.candidates.Candidate`.
-    scores: proxy name to `selection.proxies.Score`; empty if it failed.
-    examples: how many examples the scores rest on.
-    computed: how many of them went through its network; the others were kept.
-    seconds: spent on it, loading included.
-    dropped: None; or why it failed; or what it was behind when it left the race.
+    scores: proxy name to `selection.proxies.Score`; empty if it failed. Those of
+      `selection.matching` are only there where its slice is known.
+    examples: how many examples it was judged by; 0 if it failed.
+    computed: how many of them went through its network; the others were kept, or not needed.
+    seconds: spent on it, loading included, and its share of the predictor's time.
+    dropped: None; or why it failed; or what it was behind when it left the race; or why the
+      proxy that ranks has no score for it.
   """
   candidate: candidates_lib.Candidate
   scores: dict[str, proxies_lib.Score]
@@ -58,7 +62,7 @@ class Entry:
     return {'handle': self.candidate.handle, 'expert': self.candidate.expert,
             'name': self.candidate.name, 'kind': self.candidate.kind,
             'scores': {name: score.value for name, score in self.scores.items()},
-            'stderr': self.scores[main].stderr if self.scores else None,
+            'stderr': self.scores[main].stderr if main in self.scores else None,
             'recall': self.scores['knn'].recall if 'knn' in self.scores else None,
             'vs_baseline': versus, 'images': self.examples, 'computed': self.computed,
             'seconds': round(self.seconds, 3), 'dropped': self.dropped}
@@ -72,8 +76,10 @@ class Ranking:
     task, source: name of the task, and builder and version of its data.
     hub: folder of the hub.
     examples: N, how many labelled examples were used.
-    entries: all candidates, best first; then those that left the race, those that failed.
-    proxies: those of `selection.proxies` that scored; the first one ranks.
+    entries: all candidates, best first; then those that left the race, those without a score.
+    left_out: (`Candidate`, reason) of those that are not judged, see
+      `selection.candidates.for_task`.
+    proxies: those of `selection.matching.make` that scored; the first one ranks.
     k, distance: of the kNN proxy.
     confidence: with which experts left the race; None if all embedded all examples.
     protocol: how the examples were drawn.
@@ -85,6 +91,7 @@ class Ranking:
   hub: str
   examples: int
   entries: list[Entry]
+  left_out: list[tuple[candidates_lib.Candidate, str]]
   proxies: tuple
   k: int
   distance: str
@@ -120,19 +127,20 @@ class Ranking:
 
   def _beats(self, one, other):
     main = self.proxies[0].name
-    tried = sum(bool(entry.scores) for entry in self.entries) - 1
+    tried = sum(main in entry.scores for entry in self.entries) - 1
     return compare.beats(one.scores[main], other.scores[main], max(tried, 1))
 
   @property
   def agreement(self):
-    """Kendall's tau of the ranking proxy with each other one, over what finished."""
+    """Kendall's tau of the ranking proxy with each other one, over what both have judged."""
     main, *others = (proxy.name for proxy in self.proxies)
-    whole = [entry for entry in self.entries if not entry.dropped]
 
-    def values(name):
-      return [entry.scores[name].value for entry in whole]
+    def tau(other):
+      both = [(entry.scores[main].value, entry.scores[other].value) for entry in self.entries
+              if not entry.dropped and other in entry.scores]
+      return proxies_lib.kendall(*np.reshape(both, (-1, 2)).T)
 
-    return {name: proxies_lib.kendall(values(main), values(name)) for name in others}
+    return {name: tau(name) for name in others}
 
   def to_dict(self):
     """The JSON of `zoo-rank`."""
@@ -147,7 +155,9 @@ class Ranking:
         'beats_baseline': self.beats_baseline,
         'indistinguishable': [[e.candidate.handle, e.candidate.expert]
                               for e in self.indistinguishable],
-        'experts': [entry.to_dict(self.proxies[0].name, self.baseline) for entry in self.entries]}
+        'experts': [entry.to_dict(self.proxies[0].name, self.baseline) for entry in self.entries],
+        'left_out': [{'handle': one.handle, 'expert': one.expert, 'reason': reason}
+                     for one, reason in self.left_out]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +216,9 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
          proxies=('knn',), k=1, distance='euclidean', seed=None, examples=EXAMPLES,
          method='auto', confidence=CONFIDENCE, exhaustive=None, cache=None, trust=False,
          workers=None):
-  """Ranks experts by how well their frozen embeddings would serve a task.
+  """Ranks experts by how well they would serve a task: by frozen embeddings, or by slice.
+
+  Candidates whose upstream data are of the task's own data set are left out.
 
   Args:
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
@@ -214,7 +226,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     handles: further modules, as `export.hub.resolve` takes them.
     image_size: pixels for modules that do not say theirs.
     data_dir: where TFDS finds prepared data sets.
-    proxies: of `selection.proxies.NAMES`; the first one ranks, the others are shown.
+    proxies: of `selection.proxies.NAMES` and `selection.matching.NAMES`; the first one ranks,
+      the others are shown. With the latter alone no expert is loaded.
     k, distance: of the kNN proxy: how many neighbours vote, 'euclidean' or 'cosine'.
     seed: draws the examples; None takes the first in stored order.
     examples: how many, as in `sample`.
@@ -232,48 +245,74 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     A `Ranking`. A module that fails is in it as dropped, with the reason.
 
   Raises:
-    ValueError: task or hub cannot be used, there are too few examples for k, or every
-      module failed.
+    ValueError: task or hub cannot be used, all is left out, there are too few examples for k,
+      no predictor for a proxy that needs one, or every module failed.
   """
-  scorers = proxies_lib.make(proxies, k, distance, method)
+  scorers, matchers, selectors = matching.make(proxies, k, distance, method)
+  main = selectors[0]
   if not 0.5 <= confidence < 1:
     raise ValueError(f'confidence is {confidence}; it must be at least 0.5 and below 1.')
   if workers and exhaustive is False:
     raise ValueError('--runner embeds every example with every expert: leave out '
                      '--noexhaustive.')
+  if workers and not scorers:
+    raise ValueError(f'--proxy={",".join(proxies)} loads no expert and needs no workers: leave '
+                     'out --runner.')
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
-  found = candidates_lib.find(hub, handles, image_size)
-  drawn = sample(task, [candidate.image_size for candidate in found], examples, seed)
+  found, left_out = candidates_lib.for_task(task.source, hub, handles, image_size)
+  if left_out:
+    logger.info('%d of %d candidates are left out, for having learnt from the data set of the '
+                'task, %s.', len(left_out), len(found) + len(left_out),
+                cut_tasks.data_set(task.source))
+  chosen = matching.predictors(
+      matchers, candidates_lib.modules(hub, handles), found) if matchers else {}
+  drawn = sample(task, [one.image_size for one in [*found, *chosen.values()]], examples, seed)
   if len(drawn.labels) <= k:
     raise ValueError(f'task {task.name!r} has {len(drawn.labels)} examples but k is {k}: use '
                      f'--k={max(len(drawn.labels) - 1, 1)} or less, or more examples.')
   if exhaustive is None:
-    exhaustive = bool(workers) or len(found) < RACE_FROM or not scorers[0].outcomes
-  elif not exhaustive and not scorers[0].outcomes:
-    raise ValueError(f'{scorers[0].name} has no outcomes to race on: rank by knn or ridge, '
+    exhaustive = bool(workers) or len(found) < RACE_FROM or not main.outcomes
+  elif not exhaustive and not main.outcomes:
+    raise ValueError(f'{main.name} has no outcomes to race on: rank by knn or ridge, '
                      'or say --exhaustive.')
-  folder = cache_lib.default_folder() if cache is None else cache
   with contextlib.ExitStack() as stack:
+    if cache == '' and not exhaustive:  # one round goes on from what the last one embedded
+      cache = stack.enter_context(tempfile.TemporaryDirectory())
+    source = embeddings_lib.Embeddings(drawn.images, cache_lib.opened(cache), trust)
     if workers:
       settings = {'names': [scorer.name for scorer in scorers], 'k': k, 'distance': distance,
                   'method': method}
-      entries = workers.entries(found, drawn, settings, folder, trust)
-    else:
-      if not folder and not exhaustive:  # one round goes on from what the last one embedded
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-      source = embeddings_lib.Embeddings(
-          drawn.images, cache_lib.Cache(folder) if folder else None, trust)
+      entries = workers.entries(found, drawn, settings, cache, trust)
+    elif scorers:
       entries = _race(found, source, scorers, drawn.labels, None if exhaustive else confidence)
-  main = scorers[0].name
+    else:
+      entries = [Entry(candidate, {}, len(drawn.labels), 0, 0.) for candidate in found]
+    if matchers:
+      entries = _matched(entries, matchers, chosen, source, main.name, len(drawn.labels))
   entries.sort(key=lambda e: (
-      e.dropped is not None, not e.scores, -e.examples,
-      -e.scores[main].value if e.scores else 0., e.candidate.kind != 'baseline'))
+      e.dropped is not None, main.name not in e.scores, -e.examples,
+      -e.scores[main.name].value if main.name in e.scores else 0.,
+      e.candidate.kind != 'baseline'))
   if entries[0].dropped:
     raise ValueError(f'no module could be used; the first failed so: {entries[0].dropped}')
-  return Ranking(task.name, task.source, hub, len(drawn.labels), entries,
-                 tuple(scorers), k, distance, None if exhaustive else confidence,
+  return Ranking(task.name, task.source, hub, len(drawn.labels), entries, left_out,
+                 tuple(selectors), k, distance, None if exhaustive else confidence,
                  drawn.protocol, drawn.digest)
+
+
+def _matched(entries, matchers, chosen, source, main, number):
+  """Entries with the scores of matchers; whom `main`, if it is one, cannot judge is dropped."""
+  judged = [entry.candidate for entry in entries if entry.examples]
+  found = matching.match(matchers, chosen, judged, source, number)
+
+  def added(entry, one):
+    return dataclasses.replace(
+        entry, scores=entry.scores | one.scores, seconds=entry.seconds + one.seconds,
+        dropped=entry.dropped or one.reasons.get(main))
+
+  return [added(entry, found[entry.candidate.key]) if entry.examples else entry
+          for entry in entries]
 
 
 def score(found, source, scorers, labels, rows, progress=None):
@@ -315,9 +354,10 @@ def _race(found, source, scorers, labels, confidence):
 
   Without a confidence there is one round of all examples.
   """
+  judges = {one.name: one for one in [*proxies_lib.make(race.JUDGES), *scorers]}
   sizes = [len(labels)]
   if confidence is not None:
-    sizes = race.samples(len(labels), len(np.unique(labels)))
+    sizes = race.samples(len(labels), len(np.unique(labels)), judges['knn'].k)
   beginning = race.order(labels)
   main = scorers[0].name
   done, running, spent = [], list(found), {}
@@ -326,7 +366,8 @@ def _race(found, source, scorers, labels, confidence):
     what = 'images' if len(sizes) == 1 else f'round {number}/{len(sizes)}: images'
     with progress_lib.Progress(len(running) * size, what) as progress:
       entries = []
-      for entry in score(running, source, scorers if last else scorers[:1], labels,
+      for entry in score(running, source,
+                         scorers if last else [judges[name] for name in race.JUDGES], labels,
                          beginning[:size], progress):
         # What an entry cost is the sum over its rounds.
         key = entry.candidate.key
@@ -337,9 +378,10 @@ def _race(found, source, scorers, labels, confidence):
     entries = [entry for entry in entries if not entry.dropped]
     if last or not entries:
       break
-    behind = race.behind([(e.candidate, e.scores[main].correct) for e in entries],
-                         confidence, len(labels))
-    done += [dataclasses.replace(e, dropped=behind[e.candidate.key])
+    behind = race.behind([(e.candidate, race.outcomes(e.scores), e.scores[main].value)
+                          for e in entries], confidence, len(labels))
+    done += [dataclasses.replace(e, dropped=behind[e.candidate.key],
+                                 scores={main: e.scores[main]})
              for e in entries if e.candidate.key in behind]
     running = [e.candidate for e in entries if e.candidate.key not in behind]
     if number > 1 or behind:

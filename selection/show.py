@@ -3,6 +3,7 @@
 import io
 
 from zoo import atomic
+from zoo import cut_tasks
 
 BARS = 30  # more would not be read
 ROWS = 60  # of the table
@@ -36,9 +37,9 @@ def score(value, proxy):
 
 
 def _shown(entry, proxy):
-  """The score of an entry as text, '' where it has none."""
+  """The score of an entry as text, '-' where it has none."""
   value = entry['scores'].get(proxy['name'])
-  return '' if value is None else score(value, proxy)
+  return '-' if value is None else score(value, proxy)
 
 
 def difference(value, proxy, sign=''):
@@ -57,7 +58,7 @@ def table(result):
            + f'{"seconds":>7}  module']
   for place, entry in enumerate(shown, 1):
     head = f'{entry["name"]:{width}} {entry["kind"]:9}'
-    if not entry['scores']:
+    if main['name'] not in entry['scores']:
       lines.append(f'{"-":>4} {head} dropped: {entry["dropped"]}')
       continue
     versus, gain = entry['vs_baseline'], f'{"":15}'
@@ -78,19 +79,19 @@ def table(result):
 
 
 def verdict(result):
-  """In a sentence or two: who is best, whether that is more than noise, who agrees."""
+  """In sentences: who is best, whether that is more than noise, who agrees, who is left out."""
   winner, baseline = roles(result)
   main, *others = result['proxies']
   judge = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
   best = f'Best by {judge} on {result["examples"]} examples: {describe(winner)}'
   if baseline is None:
-    said = f'{best}. The hub has no baseline to compare with.'
+    said = f'{best}. There is no baseline to compare with.'
   elif winner is baseline:
     said = f'{best}, which is the baseline.'
   else:
     gain = winner['scores'][main['name']] - baseline['scores'][main['name']]
     noise = 'more than noise' if result['beats_baseline'] else 'which may be noise'
-    scored = sum(bool(entry['scores']) for entry in result['experts'])
+    scored = sum(main['name'] in entry['scores'] for entry in result['experts'])
     said = (f'{best}, {difference(gain, main, "+")}{" points" if main["unit"] == "%" else ""} '
             f'on the baseline: {noise} (paired test, 5%, for the best of {scored}).')
   recalls = [entry['recall'] for entry in result['experts'] if entry['recall'] is not None]
@@ -100,7 +101,15 @@ def verdict(result):
     tau = result['agreement'][proxy['name']]
     if tau is not None:
       said += f' {proxy["title"]} orders the experts alike to a Kendall tau of {tau:.2f}.'
+  if result['left_out']:
+    said += f' {left_out(len(result["left_out"]), result["source"])}.'
   return said
+
+
+def left_out(number, source):
+  """Says that a number of candidates is left out of a ranking for a task of this source."""
+  return (f'{number} more {"is" if number == 1 else "are"} left out, for having learnt from the '
+          f'data set of the task, {cut_tasks.data_set(source)}')
 
 
 def chart(result):

@@ -249,10 +249,10 @@ def test_who_left_the_race_can_be_explained_but_not_who_failed(ranked):
       dataclasses.replace(ranked, entries=[*others, left]), last.candidate)
   assert expert == last.candidate
   assert standing == 'left the race, 9 points behind baseline after 45 examples'
-  failed = dataclasses.replace(last, scores={}, dropped='it is damaged')
+  failed = dataclasses.replace(last, scores={}, examples=0, dropped='it is damaged')
   with pytest.raises(ValueError, match='cannot be explained, as it was dropped: it is damaged'):
     explain.pair(dataclasses.replace(ranked, entries=[*others, failed]), last.candidate)
-  baseline = dataclasses.replace(others[0], scores={}, dropped='it is damaged')
+  baseline = dataclasses.replace(others[0], scores={}, examples=0, dropped='it is damaged')
   with pytest.raises(ValueError, match='the baseline was dropped: it is damaged'):
     explain.pair(dataclasses.replace(ranked, entries=[*others[1:], last, baseline]))
 
@@ -322,6 +322,6 @@ def test_an_expert_without_a_page_is_wrong_usage(console):
   assert 'give --explain=PAGE.html too' in err
 
 
-def test_an_expert_may_be_named_by_the_path_of_its_module(tiny_hub):
-  named = explain.check(os.path.join(tiny_hub, 'test/expert/1'), tiny_hub)
+def test_an_expert_may_be_named_by_the_path_of_its_module(shapes, tiny_hub):
+  named = explain.check(shapes, os.path.join(tiny_hub, 'test/expert/1'), tiny_hub)
   assert named == candidates.one('test/expert', tiny_hub)

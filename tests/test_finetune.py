@@ -12,6 +12,7 @@ from export import hub
 from finetune import main
 from finetune import saved_layer
 from finetune import sweep
+from finetune import tuned
 from finetune import tuning
 from zoo import batches
 from zoo import tasks
@@ -22,7 +23,7 @@ BUDGET = sweep.Budget(batch=16, steps_scale=0.004)  # 10 and 40 steps
 
 def _tuned(tiny_hub, handle='test/baseline/1', expert=None):
   layer = saved_layer.SavedLayer(hub.load(hub.resolve(handle, tiny_hub)), expert)
-  return saved_layer.Tuned(layer, 16, 3)
+  return tuned.Tuned(layer, 16, 3)
 
 
 def _stream(number=48):

@@ -8,6 +8,7 @@ import pytest
 from conftest import shapes_task
 from hypothesis import strategies as st
 
+from selection import proxies
 from selection import race
 from selection import ranking
 
@@ -27,9 +28,16 @@ def test_every_beginning_of_the_order_has_the_classes_in_proportion(labels):
 
 def test_samples_double_up_to_all_examples():
   assert race.samples(1000, 10) == [125, 250, 500, 1000]
-  assert race.samples(1000, 97) == [375, 750, 1000]
+  assert race.samples(1000, 97) == [250, 500, 1000]
   assert race.samples(800, 2) == [125, 250, 500, 800]
   assert race.samples(100, 2) == [100]
+
+
+def test_the_first_sample_has_two_examples_a_class_and_as_many_neighbours_as_vote():
+  for classes in (2, 62, 63, 200):
+    assert race.samples(10_000, classes)[0] >= 2 * classes
+  assert race.samples(1000, 2, k=124) == [125, 250, 500, 1000]
+  assert race.samples(1000, 2, k=125) == [250, 500, 1000]  # 125 have 124 others
 
 
 def test_the_bound_is_above_the_truth_as_often_as_it_says():
@@ -50,20 +58,45 @@ def test_experts_that_agree_on_a_small_sample_are_not_taken_for_the_same():
       right, right, 0.9)
 
 
+@hypothesis.given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_both_judges_count_alike_and_their_order_does_not_matter(pairs):
+  knn, ridge = np.array(pairs).T
+  found = race.outcomes({'knn': proxies.accuracy(knn), 'ridge': proxies.accuracy(ridge)})
+  assert found.tolist() == [(int(a) + int(b)) / 2 for a, b in pairs]
+  swapped = {'ridge': proxies.accuracy(knn), 'knn': proxies.accuracy(ridge)}
+  assert found.tolist() == race.outcomes(swapped).tolist()
+
+
+def test_two_judges_that_err_apart_tell_experts_apart_where_one_cannot():
+  place = np.arange(125)
+  leader = {'knn': place % 5 < 3, 'ridge': place % 5 > 1}  # each right of 60%
+  other = {'knn': (place + 1) % 10 < 5, 'ridge': place % 10 > 4}  # of 50%
+
+  def bound(judged):
+    return race.upper_bound(judged(other), judged(leader), 0.95)
+
+  def both(outcomes):
+    return race.outcomes({name: proxies.accuracy(own) for name, own in outcomes.items()})
+
+  assert bound(both) < min(bound(lambda own: own['knn']), bound(lambda own: own['ridge']))
+
+
 def _expert(name, kind='expert'):
   return types.SimpleNamespace(key=name, name=name, kind=kind)
 
 
-def test_who_is_far_behind_leaves_and_leader_and_baseline_stay():
+def test_who_is_far_behind_leaves_and_leaders_and_baseline_stay():
   leader = np.arange(250) % 10 < 8
   close = np.roll(leader, 1)  # as good, on other examples
   far = leader & (np.arange(250) % 3 == 0)
   leaving = race.behind(
-      [(_expert('leader'), leader), (_expert('close'), close), (_expert('far'), far),
-       (_expert('poor baseline', 'baseline'), far & (np.arange(250) % 2 == 0)),
-       (_expert('baseline', 'baseline'), far)], 0.9, 1000)
+      [(_expert('leader'), leader, 0.7), (_expert('close'), close, 0.6),
+       (_expert('far'), far, 0.6), (_expert('first of the proxy that ranks'), far, 0.8),
+       (_expert('poor baseline', 'baseline'), far & (np.arange(250) % 2 == 0), 0.1),
+       (_expert('baseline', 'baseline'), far, 0.2)], 0.9, 1000)
   assert set(leaving) == {'far', 'poor baseline'}
-  assert leaving['far'] == '53.2 points behind leader after 250 examples'
+  assert leaving['far'] == '53.2 points behind leader by kNN and ridge after 250 examples'
 
 
 @pytest.fixture(scope='module')
@@ -71,21 +104,23 @@ def shapes():
   return shapes_task(500, 60)
 
 
-def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub):
-  whole = ranking.rank(shapes, tiny_hub, exhaustive=True)
-  raced = ranking.rank(shapes, tiny_hub, exhaustive=False, confidence=0.6)
-  scores = {e.candidate.key: e.scores['knn'].value for e in whole.entries}
+@pytest.mark.parametrize('proxy', race.JUDGES)
+def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub, proxy):
+  whole = ranking.rank(shapes, tiny_hub, proxies=[proxy], exhaustive=True)
+  raced = ranking.rank(shapes, tiny_hub, proxies=[proxy], exhaustive=False, confidence=0.6)
+  scores = {e.candidate.key: e.scores[proxy].value for e in whole.entries}
   finished = [e for e in raced.entries if not e.dropped]
   left = [e for e in raced.entries if e.dropped]
   assert left, 'the experts of the tiny hub are unlike enough for one to leave'
   for entry in finished:
-    assert entry.scores['knn'].value == scores[entry.candidate.key]
+    assert entry.scores[proxy].value == scores[entry.candidate.key]
     assert entry.examples == 500
   for entry in left:
     assert entry.examples < 500
     assert 'points behind' in entry.dropped
+    assert list(entry.scores) == [proxy], 'only what was asked for is shown'
   best = max(scores.values())
-  assert raced.winner.scores['knn'].value >= best - raced.winner.scores['knn'].stderr
+  assert raced.winner.scores[proxy].value >= best - raced.winner.scores[proxy].stderr
   assert raced.baseline is not None
   assert (raced.confidence, whole.confidence) == (0.6, None)
 
@@ -96,6 +131,11 @@ def test_what_one_round_embedded_the_next_does_not_embed_again(shapes, tiny_hub)
     assert all(e.computed == e.examples for e in raced.entries)
   again = ranking.rank(shapes, tiny_hub, exhaustive=False)
   assert all(e.computed == 0 for e in again.entries)
+
+
+def test_more_neighbours_may_vote_than_the_smallest_sample_has(shapes, tiny_hub):
+  raced = ranking.rank(shapes, tiny_hub, exhaustive=False, k=130)
+  assert all(entry.scores and entry.examples >= 250 for entry in raced.entries)
 
 
 def test_few_experts_do_not_race(shapes, tiny_hub, monkeypatch):

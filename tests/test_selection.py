@@ -1,5 +1,6 @@
 """Selection: the expert whose frozen embeddings classify a task's examples best."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -125,6 +126,68 @@ def test_where_search_is_approximate_its_recall_is_measured_and_said(
   result = ranking.rank(shapes, tiny_hub).to_dict()
   assert all(0 <= e['recall'] < 0.2 for e in result['experts'])
   assert 'of the nearest neighbours, on samples' in show.verdict(result)
+
+
+def _of_data(tiny_hub, tmp_path, source, *handles):
+  """The tiny hub, some of its modules trained on the data of a task."""
+  root = str(tmp_path / 'hub')
+  shutil.copytree(tiny_hub, root)
+  for handle in handles:
+    path = os.path.join(root, handle, 'module.json')
+    with open(path, encoding='utf-8') as file:
+      values = json.load(file)
+    values['upstream']['source'] = source
+    with open(path, 'w', encoding='utf-8') as file:
+      json.dump(values, file)
+  return root
+
+
+def test_modules_that_have_learnt_from_the_tasks_data_set_are_left_out(
+    shapes, tiny_hub, tmp_path, caplog):
+  caplog.set_level('INFO')
+  task = dataclasses.replace(shapes, source='pictures:2.1.0#shape[under=round]')
+  root = _of_data(tiny_hub, tmp_path, 'pictures:2.0.0', 'test/expert/1', 'test/packed/1')
+  ranked = ranking.rank(task, root)
+  assert [entry.candidate.handle for entry in ranked.entries] == ['test/baseline/1']
+  result = json.loads(json.dumps(ranked.to_dict()))
+  reason = 'its upstream data, pictures:2.0.0, are of the data set of the task'
+  assert result['left_out'] == [
+      {'handle': handle, 'expert': expert, 'reason': reason}
+      for handle, expert in (('test/expert/1', None), ('test/packed/1', 0), ('test/packed/1', 1))]
+  said = 'left out, for having learnt from the data set of the task, pictures.'
+  assert f'3 of 4 candidates are {said}' in caplog.text
+  assert f'3 more are {said}' in show.verdict(result)
+  whole = ranking.rank(shapes, root)
+  assert (whole.left_out, len(whole.entries)) == ([], 4)
+  assert 'left out' not in show.verdict(whole.to_dict())
+
+
+def test_where_all_have_learnt_from_the_tasks_data_set_one_line_says_what_to_do(
+    tiny_hub, tmp_path, console):
+  root = _of_data(tiny_hub, tmp_path, tasks.digits().source, 'test/baseline/1', 'test/expert/1',
+                  'test/packed/1')
+  code, out, err = console(rank_main, f'--hub={root}', '--task=digits')
+  assert (code, out, err.count('\n')) == (1, '', 1)
+  assert 'all 4 candidates are left out, for having learnt from the data set of the task' in err
+  assert 'rank modules of other upstream data (--hub, --handles)' in err
+
+
+def test_what_is_left_out_is_not_explained_and_the_page_says_how_many_are(
+    tiny_hub, tmp_path, picture_folder, console):
+  source = tasks.load(f'folder:{picture_folder}').source
+  root = _of_data(tiny_hub, tmp_path, source, 'test/packed/1')
+  flags = (f'--hub={root}', f'--task=folder:{picture_folder}', '--explain=page.html')
+  code, _, err = console(rank_main, *flags)
+  assert code == 0, err
+  with open('page.html', encoding='utf-8') as file:
+    assert '; 2 more are left out, for having learnt from' in file.read()
+  code, out, err = console(rank_main, *flags, '--expert=test/packed#0')
+  assert (code, out) == (1, '')
+  assert '--expert=test/packed#0 is left out of this ranking: its upstream data, folder:' in err
+  root = _of_data(tiny_hub, tmp_path / 'other', source, 'test/baseline/1')
+  code, out, err = console(rank_main, f'--hub={root}', *flags[1:])
+  assert (code, out) == (1, '')
+  assert 'to --handles, of other upstream data than those of the task.' in err
 
 
 def test_more_or_fewer_examples_can_be_asked_for(shapes, tiny_hub):

@@ -5,12 +5,15 @@ import os
 
 import numpy as np
 import pytest
+import scipy.special
 
 from export import hub
 from export import publish
 from export import saved_model
+from zoo import domains
 from zoo import experts
 from zoo import pretrain
+from zoo import tasks
 from zoo import training
 from zoo import weights
 
@@ -113,6 +116,63 @@ def test_whole_experts_that_are_published_are_skipped(upstream, console):
   flags = (f'--hub={root}', '--publisher=me', f'--work_dir={upstream}/whole', '--name=whole')
   assert len(json.loads(console(publish, *flags)[1])) == 2
   assert json.loads(console(publish, *flags)[1]) == []
+
+
+def test_the_head_that_predicts_slices_is_trained_once_on_the_frozen_baseline(
+    upstream, console, monkeypatch):
+  flags = _experts(upstream, 'domains')
+  code, out, err = console(experts, *flags)
+  assert code == 0, err
+  scores = json.loads(out)
+  assert scores['top1'] > 0.7  # of two slices
+  assert scores['cross_entropy'] < np.log(2)
+  result = experts.read_result(upstream / 'domains', ['predictor'])
+  assert (result['classes'], result['scores']) == (['low_number', 'high'], scores)
+  assert [one['node'] for one in result['slices']] == ['low', 'high']
+  assert result['cost']['images'] == 1000
+  monkeypatch.setattr(domains, 'fit_head', None)  # all is done: nothing may train
+  assert console(experts, *flags)[:2] == (0, out)
+  code, _, err = console(experts, *flags, '--slices=high')
+  assert code == 1
+  assert 'there is one slice only' in err
+
+
+def test_a_folder_of_experts_is_not_taken_for_what_predicts_slices(upstream, console):
+  code, _, err = console(experts, *_experts(upstream, 'whole', '--kind=domains'))
+  assert code == 1
+  assert 'holds experts: name another folder for --kind=domains' in err
+
+
+def test_predictors_are_published_beside_their_baseline_and_tell_slices_apart(upstream, console):
+  root = str(upstream / 'hub3')
+  for arguments in (
+      [f'--work_dir={upstream}/baseline', '--name=base'],
+      [f'--work_dir={upstream}/baseline', '--name=labels', '--parent=me/base', '--predictor'],
+      [f'--work_dir={upstream}/domains', '--name=slices', '--parent=me/base']):
+    code, _, err = console(publish, f'--hub={root}', '--publisher=me', *arguments)
+    assert code == 0, err
+  base, labels, slices = (
+      hub.resolve(f'me/{name}', root) for name in ('base', 'labels', 'slices'))
+  assert labels.metadata['classes'] == [str(i) for i in range(10)]
+  data = tasks.read(tasks.digits(), ('test', None), 32)
+  images = data.images[:200].astype(np.float32) / 255
+  features = hub.load(base)(images).numpy().astype(np.float64)
+  for module, folder in ((labels, 'baseline'), (slices, 'domains')):
+    assert module.metadata['parent'] == base.metadata['fingerprint']
+    assert module.metadata['upstream'] == base.metadata['upstream']
+    head = weights.load(upstream / folder / 'weights.npz')
+    logits = features @ head['head/kernel'] + head['head/bias']
+    np.testing.assert_allclose(
+        hub.load(module)(images), scipy.special.log_softmax(logits, axis=1), atol=1e-4)
+  said = hub.load(slices)(images).numpy()
+  assert np.mean((said[:, 0] > said[:, 1]) == (data.labels[:200] < 5)) > 0.7
+
+
+def test_only_a_baseline_has_labels_to_predict(upstream, console):
+  code, _, err = console(publish, f'--work_dir={upstream}/whole', '--hub=hub', '--publisher=me',
+                         '--name=labels', '--predictor')
+  assert code == 1
+  assert 'is not the folder of a finished baseline' in err
 
 
 @pytest.mark.parametrize(('flags', 'complaint'), [

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import time
 
 import pytest
 
+from export import hub
 from finetune import transfer_main
+from zoo import tasks
 
 SMALL = ('--batch=16', '--steps_scale=0.004')
 
@@ -27,6 +30,21 @@ class _Page(html.parser.HTMLParser):
 
   def handle_data(self, data):
     self.words += data.split()
+
+
+def test_modules_that_have_learnt_from_the_tasks_data_set_are_not_fine_tuned(
+    tiny_hub, picture_folder, console):
+  shutil.copytree(tiny_hub, 'hub')
+  for module in hub.modules('hub'):
+    values = module.metadata | {
+        'upstream': {'source': tasks.load(f'folder:{picture_folder}').source}}
+    with open(os.path.join(module.path, 'module.json'), 'w', encoding='utf-8') as file:
+      json.dump(values, file)
+  code, out, err = console(transfer_main, '--hub=hub', f'--task=folder:{picture_folder}',
+                           '--work_dir=work')
+  assert (code, out) == (1, '')
+  assert 'all 4 candidates are left out' in err
+  assert not os.path.exists('work')
 
 
 def test_the_main_job_leaves_files_that_a_person_would_open(tiny_hub, picture_folder, console):

@@ -29,3 +29,30 @@ class Classifier(keras.Model):
 
   def call(self, images, training=False):
     return self.head(self.backbone(images, training=training))
+
+
+class Predictor(Classifier):
+  """Images [B, H, W, 3] in [0, 1] to log-probabilities [B, C], float32.
+
+  Only the head is trainable. It is exported as a backbone is: `trunk`, then `branch`.
+
+  Args:
+    backbone, classes: as in `Classifier`.
+  """
+  adapters = None
+  training_matters = False
+
+  def __init__(self, backbone, classes, **kwargs):
+    super().__init__(backbone, classes, **kwargs)
+    backbone.trainable = False
+    self.architecture = backbone.architecture
+
+  def call(self, images, training=False):
+    del training  # see `training_matters`
+    return self.branch(self.trunk(images))
+
+  def trunk(self, images):
+    return self.backbone.trunk(images)
+
+  def branch(self, x, expert=0):
+    return keras.ops.log_softmax(self.head(self.backbone.branch(x, expert)))

@@ -112,8 +112,9 @@ def same_data(one, other):
   Args:
     one, other: as in `zoo.tasks.Task.source` and in a module's upstream.source.
   """
-  return _data_set(one) == _data_set(other)
+  return data_set(one) == data_set(other)
 
 
-def _data_set(source):
+def data_set(source):
+  """The data set of a source: without version, label and cut."""
   return re.sub(r'(:\d+\.\d+\.\d+)?(#\w+)?(\[.*\])?$', '', source)

@@ -3,11 +3,13 @@
 Slices come from a label tree (--hierarchy, a JSON file of synsets, or --coarse_label, a
 TFDS feature). Each expert starts from the baseline and lies in a folder of its own below
 --work_dir; those that are done are skipped. A table on stdout compares expert and baseline
-on the held-out examples of the slice. --list only shows the slices.
+on the held-out examples of the slice. --list only shows the slices. --kind=domains trains the
+network of domain prediction instead, from images to the same slices; it needs no recipe.
 """
 
 import dataclasses
 import json
+import math
 import os
 import sys
 
@@ -19,7 +21,7 @@ from zoo import pretrain
 
 def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_width=32,
                   adapter_stages=None, min_examples=4000, max_overlap=0.8, only=(),
-                  data_dir=None, precision='float32', command=()):
+                  data_dir=None, precision='float32', epochs=None, command=()):
   """Trains the experts of a baseline, one after the other.
 
   Args:
@@ -33,6 +35,8 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
     only: names of slices to train; all if empty.
     data_dir: where TFDS finds the upstream data.
     precision: a Keras precision policy.
+    epochs: passes over the images of a slice, instead of the recipe's steps: larger slices
+      train longer. None for the same steps for all.
     command: the command line, for the record.
 
   Returns:
@@ -42,20 +46,18 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
   from zoo import work_dir as work_dirs
 
   baseline = read_result(baseline_dir, ['baseline'])
-  upstream = baseline['upstream']
-  data = tasks.load(upstream['task'], data_dir, baseline['settings']['label'])
-  if data.source != upstream['source']:
-    raise ValueError(f'{baseline_dir} was trained on {upstream["source"]}, but '
-                     f'{upstream["task"]!r} is {data.source} here: check --data_dir.')
+  data = pretrain.upstream_task(baseline, data_dir)
   wanted = find_slices(baseline, tree, min_examples, max_overlap, only)
   settings = {'baseline': os.path.abspath(baseline_dir), 'baseline_settings':
               baseline['settings'], 'kind': kind, 'precision': precision,
-              'adapter': [adapter_width, adapter_stages] if kind == 'adapter' else None,
-              'recipe': dataclasses.asdict(recipe)}
+              'adapter': [adapter_width, adapter_stages] if kind == 'adapter' else None}
   results, arrays = [], None
   for i, one in enumerate(wanted):
     folder = os.path.join(work_dir, one.name)
-    own = {'slice': {'node': one.node, 'classes': list(one.classes)}}
+    if epochs:
+      recipe = dataclasses.replace(recipe, steps=math.ceil(epochs * one.examples / recipe.batch))
+    own = {'slice': {'node': one.node, 'classes': list(one.classes)},
+           'recipe': dataclasses.asdict(recipe)}
     with work_dirs.opened(folder, settings | own):
       if os.path.exists(os.path.join(folder, pretrain.RESULT)):
         results.append(read_result(folder))
@@ -193,8 +195,9 @@ flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.', fl
 flags.DEFINE_string('hierarchy', None, 'JSON file of the label tree.', flag_values=FLAGS)
 flags.DEFINE_string('coarse_label', None, 'TFDS feature whose classes group the labels.',
                     flag_values=FLAGS)
-flags.DEFINE_enum('kind', 'whole', ['whole', 'adapter'],
-                  'Train every weight, or adapters on the frozen baseline.', flag_values=FLAGS)
+flags.DEFINE_enum('kind', 'whole', ['whole', 'adapter', 'domains'],
+                  'Train every weight, or adapters on the frozen baseline; or, instead of experts, '
+                  'a head on it that predicts from which slice an image is.', flag_values=FLAGS)
 flags.DEFINE_integer('adapter_width', 32, 'Channels of an adapter.', flag_values=FLAGS)
 flags.DEFINE_list('adapter_stages', None, 'Stages that have adapters (0, 1, ...); all if not '
                   'given.', flag_values=FLAGS)
@@ -205,6 +208,8 @@ flags.DEFINE_list('slices', [], 'Only these slices.', flag_values=FLAGS)
 flags.DEFINE_bool('list', False, 'Show the slices and stop.', flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
 flags.DEFINE_integer('steps', 1500, 'Updates of each expert.', flag_values=FLAGS)
+flags.DEFINE_float('epochs', None, 'Passes over the images of each slice, instead of --steps.',
+                   lower_bound=0., flag_values=FLAGS)
 pretrain.define_recipe(FLAGS, learning_rate=0.02, warmup=100, label_smoothing=0.)
 flags.mark_flags_as_required(['baseline', 'work_dir'], flag_values=FLAGS)
 
@@ -222,16 +227,20 @@ def main(values, command):
     tree = hierarchy.from_coarse(tfds_tasks.coarse_labels(
         baseline['upstream']['task'], values.data_dir, baseline['settings']['label'],
         values.coarse_label))
+  found = find_slices(baseline, tree, values.min_examples, values.max_overlap, values.slices)
   if values.list:
-    found = find_slices(
-        baseline, tree, values.min_examples, values.max_overlap, values.slices)
     print(json.dumps([one.to_dict() for one in found]) if values.json else slices.table(found))
+    return
+  if values.kind == 'domains':
+    from zoo import domains
+    print(json.dumps(domains.train(
+        values.baseline, baseline, found, values.work_dir, values.data_dir, command)['scores']))
     return
   stages = values.adapter_stages and [int(stage) for stage in values.adapter_stages]
   results = train_experts(
       values.baseline, values.work_dir, tree, pretrain.recipe_of(values, values.steps),
       values.kind, values.adapter_width, stages, values.min_examples, values.max_overlap,
-      values.slices, values.data_dir, values.precision, command)
+      values.slices, values.data_dir, values.precision, values.epochs, command)
   print(json.dumps(results) if values.json else table(results))
 
 

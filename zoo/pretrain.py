@@ -92,10 +92,34 @@ def top_accuracy(logits, labels, k):
 
 def cost(history, recipe):
   """What a run of `zoo.training.fit` cost: seconds, images and device, for module.json."""
+  return {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch,
+          'device': device()}
+
+
+def device():
+  """What computes here, in words."""
   import tensorflow as tf
   gpus = tf.config.list_logical_devices('GPU')
-  return {'seconds': history[-1]['seconds'], 'images': recipe.steps * recipe.batch,
-          'device': f'{len(gpus)} GPU' if gpus else f'CPU, {os.cpu_count()} cores'}
+  return f'{len(gpus)} GPU' if gpus else f'CPU, {os.cpu_count()} cores'
+
+
+def upstream_task(baseline, data_dir=None):
+  """The `zoo.tasks.Task` that a baseline was trained on.
+
+  Args:
+    baseline: the result of `pretrain`.
+    data_dir: where TFDS finds it.
+
+  Raises:
+    ValueError: it cannot be loaded, or is another version than it was.
+  """
+  from zoo import tasks
+  upstream = baseline['upstream']
+  data = tasks.load(upstream['task'], data_dir, baseline['settings']['label'])
+  if data.source != upstream['source']:
+    raise ValueError(f'the baseline was trained on {upstream["source"]}, but '
+                     f'{upstream["task"]!r} is {data.source} here: check --data_dir.')
+  return data
 
 
 def define_recipe(values, **defaults):

@@ -1,0 +1,50 @@
+"""Many experts fine-tuned on one task under one fixed rule, without a sweep.
+
+Experts of one architecture share a compiled training step, so that each costs little more
+than its updates.
+Shapes: N test examples, C classes.
+"""
+
+import time
+
+from finetune import tuned
+from zoo import batches
+from zoo import training
+
+
+def finetune_each(candidates, classes, train, test, recipe, trust=False,
+                  precision='float32'):
+  """Fine-tunes each expert, whole network and new head, and applies it to the test images.
+
+  Args:
+    candidates: a list of `selection.candidates.Candidate`.
+    classes: C.
+    train, test: dict from image size to `zoo.tasks.Examples`.
+    recipe: the `zoo.training.Recipe` for all.
+    trust: as in `export.hub.check`.
+    precision: a Keras precision policy, for modules of ours.
+
+  Yields:
+    (candidate, logits, seconds): float32 [N, C]. Those that share an architecture follow
+    each other, so that the order is not the given one.
+
+  Raises:
+    ValueError: a module cannot be fine-tuned.
+    zoo.training.NotFiniteError: the loss of one is NaN or infinite.
+  """
+  import tensorflow as tf
+  kind = trainer = None
+  for candidate in sorted(candidates, key=lambda one: tuned.kind_of(one) or one.handle):
+    start = time.monotonic()
+    if trainer is None or kind is None or tuned.kind_of(candidate) != kind:
+      kind = tuned.kind_of(candidate)
+      model = tuned.build(candidate, classes, trust, precision)
+      trainer = training.Trainer(model, recipe)
+      apply = tf.function(model)
+    else:
+      model.restart(candidate, trust)
+    examples = train[candidate.image_size]
+    trainer.fit(batches.Batches(examples.images, examples.labels, recipe.batch, recipe.seed,
+                                recipe.flip, recipe.crop), recipe, what=candidate.describe())
+    logits = training.predict(apply, test[candidate.image_size].images)
+    yield candidate, logits, time.monotonic() - start
