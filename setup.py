@@ -19,7 +19,7 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=['zoo', 'export', 'selection', 'finetune', 'benchmarks'],
-    package_data={'zoo': MODULES, 'selection': ['*.j2'], 'finetune': ['*.j2']},
+    package_data={'zoo': ['trees/*.json', *MODULES], 'selection': ['*.j2'], 'finetune': ['*.j2']},
     install_requires=[
         'absl-py',
         'importlib-resources',  # tensorflow-datasets needs it and does not say so

@@ -235,23 +235,25 @@ def _tuned(found, task, drawn, test, digest, kept, precision):
     yield one, kept.put({'accuracy': accuracy, 'seconds': seconds}, one, *key)
 
 
-def most_promising(rows, number, always=('knn', 'ridge', 'logme', 'domain', 'labels')):
-  """The candidates worth a fine-tuning: the best by linear probe, those that some selector
-  chooses, and the baselines.
+def to_tune(rows, which, best=2, names=('knn', 'ridge', 'logme', 'domain')):
+  """The candidates that are fine-tuned.
 
   Args:
     rows: a list of (key, row) of one draw of a task.
-    number: how many of the best by linear probe; None for all candidates.
-    always: names of scores whose best is among them.
+    which: 'all'; 'none'; or 'chosen': the baselines, those that some selector chooses, and the
+      best by linear probe, without which there is no saying what the best expert gives.
+    best: how many of the best by linear probe.
+    names: scores that choose.
 
   Returns:
     A set of keys.
   """
-  if number is None:
-    return {key for key, _ in rows}
-  best = sorted(rows, key=lambda item: -item[1]['probe'])[:number]
-  chosen = {key for key, _ in best} | {key for key, row in rows if row['kind'] == 'baseline'}
-  for name in always:
+  if which != 'chosen':
+    return {key for key, _ in rows} if which == 'all' else set()
+  ordered = sorted(rows, key=lambda item: -item[1]['probe'])
+  chosen = {key for key, _ in ordered[:best]}
+  chosen |= {key for key, row in rows if row['kind'] == 'baseline'}
+  for name in names:
     scored = [item for item in rows if name in item[1]['scores']]
     if scored:
       chosen.add(max(scored, key=lambda item: item[1]['scores'][name])[0])
@@ -271,8 +273,9 @@ flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.', fl
 flags.DEFINE_string('work_dir', 'runs/regret', 'Folder of what is kept.', flag_values=FLAGS)
 flags.DEFINE_list('tasks', [], 'Of the suite; all if empty.', flag_values=FLAGS)
 flags.DEFINE_list('seeds', ['0', '1', '2'], 'Draws of the 1,000 examples.', flag_values=FLAGS)
-flags.DEFINE_integer('tune', None, 'Fine-tune only the baselines, the choices of the selectors, '
-                     'and this many of the best by linear probe.', flag_values=FLAGS)
+flags.DEFINE_enum('tune', 'all', ['all', 'chosen', 'none'], 'Fine-tune all experts; or the '
+                  'baselines, the choices of selectors and the two best by linear probe; or none.',
+                  flag_values=FLAGS)
 flags.DEFINE_string('precision', 'float32', 'Keras precision policy of fine-tuning.',
                     flag_values=FLAGS)
 
@@ -286,7 +289,7 @@ def main(values, command):
         continue
       task = suite.load(entry.name, values.data_dir)
       for row in judge(task, seed, values.hub, kept,
-                       lambda rows: most_promising(rows, values.tune),
+                       lambda rows: to_tune(rows, values.tune),
                        precision=values.precision):
         print(json.dumps(_rounded({'group': entry.group, **row})), flush=True)
 

@@ -12,7 +12,6 @@ import pytest
 from conftest import ROOT
 from conftest import shapes_task
 
-from selection import candidates
 from selection import proxies
 from selection import rank_main
 from selection import ranking
@@ -234,15 +233,6 @@ def test_results_and_examples_may_lie_on_a_far_file_system(
   assert {entry.computed for entry in again.entries} == {0}
   assert not [name for name in os.listdir(tmp_path / 'far' / 'experts')
               if not name.endswith('.json')]
-
-
-def test_a_packed_module_is_cut_as_it_is_embedded(distributed, tiny_hub, monkeypatch):
-  from selection import embeddings
-  monkeypatch.setattr(embeddings, 'PACKED', 1)
-  found = candidates.find(tiny_hub)
-  assert sorted(map(len, distributed._units(found))) == [1, 1, 1, 1]
-  assert sorted(tuple(c.key for c in unit) for unit in distributed._units(found)) == sorted(
-      tuple(c.key for c in group) for group in embeddings._groups(found))
 
 
 def test_a_pipeline_that_fails_says_why_and_where_its_results_are(

@@ -237,3 +237,10 @@ def test_a_published_packed_module_says_what_its_experts_share(tmp_path):
   images = pictures(4).astype(np.float32) / 255
   np.testing.assert_allclose(loaded.branch(loaded.trunk(images), expert=1).numpy(),
                              np.asarray(network(images, expert=1)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_packed_module_is_embedded_in_pieces(tiny_hub, monkeypatch):
+  """Which bounds memory, in one process and on workers alike."""
+  monkeypatch.setattr(embeddings, 'PACKED', 1)
+  found = candidates.find(tiny_hub)
+  assert [len(unit) for unit in embeddings.units(found)] == [1, 1, 1, 1]

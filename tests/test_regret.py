@@ -27,9 +27,9 @@ def short(monkeypatch):
   monkeypatch.setattr(regret, 'BATCH', 16)
 
 
-def judge(task, root, folder, number=None):
+def judge(task, root, folder, which='all'):
   return regret.judge(task, 0, root, regret.Kept(str(folder)),
-                      lambda rows: regret.most_promising(rows, number))
+                      lambda rows: regret.to_tune(rows, which, best=1))
 
 
 def test_scores_are_those_of_the_ranking_and_accuracies_are_on_the_test_split(
@@ -71,9 +71,10 @@ def test_experts_that_learnt_from_the_task_are_left_out(task, tiny_hub, tmp_path
 
 
 def test_only_the_promising_are_fine_tuned_when_so_asked(task, tiny_hub, tmp_path):
-  rows = judge(task, tiny_hub, tmp_path / 'kept', number=1)
+  rows = judge(task, tiny_hub, tmp_path / 'kept', which='chosen')
   done = [row for row in rows if row['tuned'] is not None]
-  assert 0 < len(done) < len(rows)
+  assert 0 < len(done) <= len(rows)
+  assert not any(row['tuned'] for row in judge(task, tiny_hub, tmp_path / 'other', 'none'))
   assert max(rows, key=lambda row: row['probe'])['tuned'] is not None
   assert all(row['tuned'] is not None for row in rows if row['kind'] == 'baseline')
   assert max(rows, key=lambda row: row['scores']['ridge'])['tuned'] is not None
