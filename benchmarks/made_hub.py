@@ -14,6 +14,7 @@ from absl import flags
 from zoo import cli
 
 MODULE_JSON = {'publisher': 'made', 'version': 1, 'licence': 'Apache-2.0'}
+BASELINE = 'zoo/tiny32-baseline/1'  # of the embedded zoo
 
 
 def whole(root, number, seed=0):
@@ -29,11 +30,11 @@ def whole(root, number, seed=0):
 
   from export import hub
   from export import metadata
-  embedded = hub.modules(hub.EMBEDDED)
-  baseline = next(module for module in embedded if module.kind == 'baseline')
+  baseline = hub.resolve(BASELINE)
   start = _weights(baseline)
   steps = [[own - before for own, before in zip(_weights(module), start, strict=True)]
-           for module in embedded if module.kind == 'expert']
+           for module in hub.modules(hub.EMBEDDED) if module.kind == 'expert'
+           and module.metadata['parent'] == baseline.metadata['fingerprint']]
   loaded = hub.load(baseline)
   random = np.random.default_rng(seed)
   shutil.rmtree(root, ignore_errors=True)
@@ -72,7 +73,7 @@ def packed(root, number, stages=None, width=32, seed=0):
   from zoo import adapters
   from zoo import backbones
   from zoo import weights
-  baseline = hub.resolve('zoo/tiny32-baseline/1')
+  baseline = hub.resolve(BASELINE)
   plain = saved_model.restore(baseline.path, baseline.metadata)
   config = adapters.AdapterConfig(width, stages, number)
   network = backbones.build(plain.architecture, config, seed=seed)

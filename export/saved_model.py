@@ -94,10 +94,13 @@ def restore(path, description, expert=None, precision='float32'):
     A `zoo.backbones.Backbone` with the module's weights.
 
   Raises:
-    ValueError: the module does not say its architecture, or has other variables.
+    ValueError: the module is a predictor, does not say its architecture, or has other
+      variables.
   """
   from zoo import adapters
   from zoo import backbones
+  if description.get('kind') == 'predictor':
+    raise ValueError(f'{path} is a predictor, more than a backbone.')
   if not description.get('architecture'):
     raise ValueError(f'{path}: module.json does not say the architecture.')
   config = description.get('adapters')

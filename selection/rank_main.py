@@ -41,7 +41,7 @@ flags.DEFINE_enum('neighbors', 'auto', ['auto', 'exact', 'scann'],
                   flag_values=FLAGS)
 flags.DEFINE_float('confidence', 0.99, 'With which an expert must be behind the leader to be '
                    'embedded no further.', flag_values=FLAGS)
-flags.DEFINE_bool('exhaustive', None, 'Embed every example with every expert; fewer than 20 '
+flags.DEFINE_bool('exhaustive', None, 'Embed every example with every expert; fewer than 40 '
                   'experts are embedded so anyway.', flag_values=FLAGS)
 flags.DEFINE_string('cache', None, 'Folder where embeddings are kept, in the home directory if '
                     'not given; empty for none.', flag_values=FLAGS)

@@ -23,7 +23,7 @@ from zoo import tasks
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 1000
-RACE_FROM = 20  # candidates; so few are embedded in seconds, and all are worth seeing whole
+RACE_FROM = 40  # candidates; so few are embedded in seconds, and all are worth seeing whole
 CONFIDENCE = 0.99
 MANY = 5000  # examples, from which linear algebra runs in several threads
 

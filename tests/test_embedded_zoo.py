@@ -5,14 +5,19 @@ import os
 import numpy as np
 import pytest
 
+from export import graphs
 from export import hub
 from export import saved_model
 from selection import candidates
 
-MODULES = [module.handle for module in hub.modules(hub.EMBEDDED)]
+MODULES = {module.handle: module for module in hub.modules(hub.EMBEDDED)}
+NETWORKS = [handle for handle, module in MODULES.items() if module.kind != 'predictor']
+PREDICTORS = [handle for handle in MODULES if handle not in NETWORKS]
+# Of modules with the same graph one stands for all: they differ in their weights alone.
+GRAPHS = list({graphs.digest(MODULES[handle].path): handle for handle in NETWORKS}.values())
 
 
-@pytest.mark.parametrize('handle', MODULES)
+@pytest.mark.parametrize('handle', GRAPHS)
 def test_every_weight_trains_through_hub_keras_layer(handle):
   import tensorflow as tf
   import tensorflow_hub
@@ -43,7 +48,7 @@ def _experts(module):
   return len(module.metadata['experts'] or [])
 
 
-@pytest.mark.parametrize('handle', MODULES)
+@pytest.mark.parametrize('handle', NETWORKS)
 def test_it_computes_what_the_keras_network_does(handle):
   module = hub.resolve(handle)
   backbone = saved_model.restore(module.path, module.metadata)
@@ -56,23 +61,44 @@ def test_it_computes_what_the_keras_network_does(handle):
         loaded(images, **arguments), backbone(images, **arguments), atol=1e-5, rtol=1e-5)
 
 
-def test_there_are_a_baseline_and_six_experts_on_different_slices():
+@pytest.mark.parametrize('handle', PREDICTORS)
+def test_a_predictor_gives_probabilities_of_what_it_names(handle):
+  module = hub.resolve(handle)
+  images = np.random.default_rng(1).random((4, 32, 32, 3), np.float32)
+  probabilities = np.exp(hub.load(module)(images))
+  assert probabilities.shape == (4, len(module.metadata['classes']))
+  np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_there_are_two_sources_with_a_baseline_predictors_and_experts_of_many_slices():
   found = candidates.find()
-  assert [c.kind for c in found].count('baseline') == 1
-  names = [c.name for c in found if c.kind != 'baseline']
-  assert len(names) == len(set(names)) >= 6
+  for source in ('tiny_imagenet_32:1.0.0', 'cifar100_jpeg:1.0.0'):
+    own = [one for one in found if one.source == source]
+    assert [one.kind for one in own].count('baseline') == 1
+    assert len({one.slice['node'] for one in own if one.kind != 'baseline'}) >= 6
+    assert {MODULES[handle].metadata['predicts'] for handle in PREDICTORS
+            if MODULES[handle].metadata['upstream']['source'] == source} == {'slices', 'labels'}
+
+
+def test_every_expert_says_from_which_baseline_it_comes():
+  baselines = {module.metadata['fingerprint']: module for module in MODULES.values()
+               if module.kind == 'baseline'}
+  for module in MODULES.values():
+    if module.kind != 'baseline':
+      parent = baselines[module.metadata['parent']]
+      assert parent.metadata['upstream']['source'] == module.metadata['upstream']['source']
 
 
 def test_it_is_small():
   total = sum(os.path.getsize(os.path.join(folder, file))
               for folder, _, files in os.walk(hub.EMBEDDED) for file in files)
-  assert total <= 10e6
+  assert total <= 40e6
 
 
 @pytest.mark.parametrize('handle', MODULES)
 def test_every_card_states_data_cost_and_command(handle):
   m = hub.resolve(handle).metadata
-  assert m['upstream']['source'] == 'tiny_imagenet_32:1.0.0'
+  assert m['upstream']['source'] in ('tiny_imagenet_32:1.0.0', 'cifar100_jpeg:1.0.0')
   assert m['licence']
   assert m['command'][0] in ('zoo-pretrain', 'zoo-experts')
   for one in m['experts'] or [m]:
