@@ -136,8 +136,10 @@ def chart(result):
   for row, entry in zip(rows, entries, strict=True):
     axes.text(1.01, row, score(entry['scores'][main['name']], main).rstrip('%'), va='center',
               transform=axes.get_yaxis_transform())
-  axes.set_yticks(rows, [e['name'] + (' (whole)' if e['kind'] == 'expert' else '')
-                         for e in entries])
+  names = [entry['name'] for entry in entries]
+  if len(set(names)) < len(names):  # slices of several upstream data sets
+    names = [describe(entry) for entry in entries]
+  axes.set_yticks(rows, names)
   axes.invert_yaxis()
   label = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
   label += f' on {result["task"]}' + (', %' if main['unit'] == '%' else '')
