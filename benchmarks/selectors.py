@@ -214,9 +214,11 @@ def table(lines):
     mean, half = line['gain'][group]
     return f'{mean:+.1f}' + (f' ± {half:.1f}' if half is not None else '')
 
-  rows = [f'| rule | {" | ".join(groups)} | regret |', '|---' + '|---:' * (len(groups) + 1) + '|']
-  rows += [f'| {line["rule"]} | {" | ".join(cell(line, group) for group in groups)} | '
-           f'{line["regret"]:.1f} |' for line in lines]
+  rows = [f'| rule | races | {" | ".join(groups)} | regret |',
+          '|---' + '|---:' * (len(groups) + 2) + '|']
+  rows += [f'| {line["rule"]} | {line["races"]} | '
+           f'{" | ".join(cell(line, group) for group in groups)} | {line["regret"]:.1f} |'
+           for line in lines]
   return '\n'.join(rows)
 
 

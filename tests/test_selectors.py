@@ -88,5 +88,5 @@ def test_the_tables_are_made_of_files_of_lines(console, tmp_path):
   path.write_text('\n'.join(json.dumps(one) for one in a_race()))
   code, out, _ = console(selectors, f'--lines={path}', '--covered=t')
   assert code == 0
-  assert '| 1-NN (the paper) | +4.0 | +4.0 | +4.0 | 6.0 |' in out
+  assert '| 1-NN (the paper) | 1 | +4.0 | +4.0 | +4.0 | 6.0 |' in out
   assert 'Kendall tau of knn' in out
