@@ -26,7 +26,7 @@ from zoo import cli
 
 logger = logging.getLogger(__name__)
 
-# One rule for all experts and tasks: chosen on val (docs/zoo.md).
+# One rule for all experts and tasks, set beforehand: a cheap one, not tuned to any of them.
 BATCH, STEPS, LEARNING_RATE = 64, 150, 0.03
 PENALTIES = [10. ** power for power in range(-2, 5)]  # of the linear probe
 
@@ -59,6 +59,12 @@ class Kept:
     """The judgement, or None."""
     path = self.path(*key)
     return atomic.read_json(path) if os.path.exists(path) else None
+
+  def split(self, candidates, *what):
+    """Which candidates are judged: a list of (candidate, judgement), and one of the others."""
+    found = [(one, self.get(one, *what)) for one in candidates]
+    return ([(one, value) for one, value in found if value is not None],
+            [one for one, value in found if value is None])
 
   def put(self, value, *key):
     """Keeps a JSON-like value, and returns it."""
@@ -153,13 +159,8 @@ def _frozen(found, drawn, test, digest, kept, cache):
   from selection import proxies
   import threadpoolctl
   key = 'frozen 1', drawn.digest, digest
-  missing = []
-  for one in found:
-    values = kept.get(one, *key)
-    if values is None:
-      missing.append(one)
-    else:
-      yield one, values
+  done, missing = kept.split(found, *key)
+  yield from done
   if not missing:
     return
   scorers = {'knn': proxies.Knn(), 'knn5': proxies.Knn(5), 'cosine': proxies.Knn(1, 'cosine'),
@@ -220,13 +221,8 @@ def _tuned(found, task, drawn, test, digest, kept, precision):
   from zoo import tasks
   rule = recipe()
   key = 'tuned 1', drawn.digest, digest, dataclasses.asdict(rule), precision
-  missing = []
-  for one in found:
-    values = kept.get(one, *key)
-    if values is None:
-      missing.append(one)
-    else:
-      yield one, values
+  done, missing = kept.split(found, *key)
+  yield from done
   train = {size: tasks.Examples(own, drawn.labels) for size, own in drawn.images.items()}
   for one, logits, seconds in fixed.finetune_each(
       missing, len(task.class_names), train, test, rule, precision=precision):

@@ -15,7 +15,6 @@ import numpy as np
 from zoo import cli
 
 PROXIES = ('knn', 'knn5', 'cosine', 'ridge', 'logme', 'hscore', 'domain', 'labels')
-SIGNIFICANCE = 0.05
 
 
 def best(rows, name, number=1):
@@ -48,9 +47,10 @@ def unless_noise(rows, name):
 
   The test is that of `selection.compare.beats`: McNemar, corrected for how many were tried.
   """
+  from selection import compare
   chosen = best(rows, name)
   versus = chosen[0]['versus'].get(name) if chosen else None
-  if versus and versus['p'] * max(len(rows) - 1, 1) >= SIGNIFICANCE:
+  if versus and versus['p'] * max(len(rows) - 1, 1) >= compare.SIGNIFICANCE:
     return best_baseline(rows, name)
   return chosen
 
