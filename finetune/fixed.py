@@ -44,7 +44,6 @@ def finetune_each(candidates, classes, train, test, recipe, trust=False,
     else:
       model.restart(candidate, trust)
     examples = train[candidate.image_size]
-    trainer.fit(batches.Batches(examples.images, examples.labels, recipe.batch, recipe.seed,
-                                recipe.flip, recipe.crop), recipe, what=candidate.describe())
+    trainer.fit(batches.of(examples, recipe, classes), recipe, what=candidate.describe())
     logits = training.predict(apply, test[candidate.image_size].images)
     yield candidate, logits, time.monotonic() - start

@@ -26,6 +26,8 @@ EXAMPLES = 1000
 RACE_FROM = 40  # candidates; so few are embedded in seconds, and all are worth seeing whole
 CONFIDENCE = 0.99
 MANY = 5000  # examples, from which linear algebra runs in several threads
+UNRANKED = ('but experts are ranked by one: choose an expert yourself and give it to zoo-finetune '
+            '--handle.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,11 @@ def sample(task, image_sizes, examples=EXAMPLES, seed=None):
 
   Returns:
     A `Sample`.
+
+  Raises:
+    ValueError: images have several labels, or as `zoo.tasks.read_sizes`.
   """
+  task.check_one_label(UNRANKED)
   if examples == EXAMPLES:
     protocol = tasks.protocol_1k(task, seed)
     parts, name = [protocol.train, protocol.val], protocol.name
@@ -245,8 +251,9 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     A `Ranking`. A module that fails is in it as dropped, with the reason.
 
   Raises:
-    ValueError: task or hub cannot be used, all is left out, there are too few examples for k,
-      no predictor for a proxy that needs one, or every module failed.
+    ValueError: task or hub cannot be used, its images have several labels, all is left out,
+      there are too few examples for k, no predictor for a proxy that needs one, or every
+      module failed.
   """
   scorers, matchers, selectors = matching.make(proxies, k, distance, method)
   main = selectors[0]
@@ -260,6 +267,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
                      'out --runner.')
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
+  task.check_one_label(UNRANKED)
   found, left_out = candidates_lib.for_task(task.source, hub, handles, image_size)
   if left_out:
     logger.info('%d of %d candidates are left out, for having learnt from the data set of the '

@@ -61,6 +61,17 @@ def test_the_same_ranking_comes_out_every_time(shapes, tiny_hub):
   assert scores() == scores()
 
 
+def test_a_task_of_several_labels_an_image_is_refused_before_anything_is_done(monkeypatch):
+  images, labels = np.zeros((4, 2, 2), np.uint8), np.eye(4, 3)
+  task = tasks.from_arrays('weather', 'abc', train=(images, labels), test=(images, labels))
+  monkeypatch.setattr(candidates, 'for_task', lambda *_: pytest.fail('the hub was read'))
+  monkeypatch.setattr(tasks, 'read_sizes', lambda *_: pytest.fail('images were read'))
+  for use in (lambda: ranking.rank(task), lambda: ranking.sample(task, [8])):
+    with pytest.raises(ValueError, match=r"^task 'weather' has several labels an image, but .* "
+                       r'choose an expert yourself and give it to zoo-finetune --handle\.$'):
+      use()
+
+
 def test_the_json_says_what_programs_need(shapes, tiny_hub):
   result = json.loads(json.dumps(ranking.rank(shapes, tiny_hub).to_dict()))
   assert {'task', 'hub', 'examples', 'winner', 'baseline', 'beats_baseline',

@@ -1,11 +1,13 @@
 """Tasks: any images, as uint8 RGB, with labels 0..C-1, the same every time."""
 
+import hashlib
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zoo import cut_tasks
 from zoo import pixels
 from zoo import tasks
 
@@ -214,16 +216,82 @@ def test_labels_outside_the_classes_are_an_error(tmp_path):
     tasks.read(task, ('train', None), 2)
 
 
+def _weather(labels, test=((1, 0, 0), (0, 0, 0))):
+  """A task of one-pixel skies, each with any of sun, rain and snow."""
+  images = np.array([[[i]] for i in range(len(labels))], np.uint8)
+  return tasks.from_arrays('weather', ['sun', 'rain', 'snow'], train=(images, labels),
+                           test=(images[:2], test))
+
+
+def test_an_image_may_have_several_labels_or_none():
+  labels = [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]]
+  task = _weather(labels)
+  assert task.multi_label and not tasks.load('digits').multi_label
+  protocol = tasks.protocol_1k(task)
+  train, val = tasks.read(task, protocol.train, 2), tasks.read(task, protocol.val, 2)
+  assert (train.labels.dtype, train.labels.tolist()) == (np.float32, labels[:4])
+  assert np.array_equal((train + val).labels, task.labels('train'))
+  assert task.labels('train').dtype == np.float32
+  assert _weather(np.array(labels, bool)).source == task.source
+  assert _weather(labels[::-1]).source != task.source
+
+
+def test_the_digest_tells_labels_of_either_kind_apart():
+  images = np.zeros((4, 1, 1, 3), np.uint8)
+  alike = [np.zeros(4, np.int64), np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float32),
+           np.eye(4, 3, dtype=np.float32), np.eye(4, 3, -1, dtype=np.float32)]
+  digests = [tasks.Examples(images, labels).digest() for labels in alike]
+  assert len(set(digests)) == len(alike)
+  # Of one label an image: images' shape, pixels, labels, as results that are kept have it.
+  assert digests[0] == hashlib.sha256(b'(4, 1, 1, 3)' + bytes(12) + bytes(32)).hexdigest()
+
+
+@pytest.mark.parametrize(('multi_label', 'label', 'complaint'), [
+    (True, [1, 0], r"label of shape \(2,\) in split 'train': .* each of its 3 classes"),
+    (True, 2, r"label of shape \(\) in split 'train'"),
+    (True, [0, 2, 1], "2 in a label in split 'train': .*give 1 for each class"),
+    (True, [0, -1, 1], '-1 in a label'),
+    (True, [0, np.nan, 1], 'nan in a label'),
+    (False, [0, 1, 1], r'label of shape \(3,\) .*the number of one class'),
+])
+def test_labels_unlike_what_the_task_says_are_an_error(multi_label, label, complaint):
+  def reader(split, indices):
+    return ((np.zeros((1, 1), np.uint8), label) for _ in indices)
+
+  task = tasks.Task('odd', ('a', 'b', 'c'), {'train': 2, 'test': 2}, 'odd:1', reader,
+                    multi_label=multi_label)
+  with pytest.raises(ValueError, match=f"^task 'odd' has .*{complaint}") as raised:
+    tasks.read(task, ('train', None), 1)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(('train', 'test', 'split'), [
+    ([0, 1], [[1, 0, 0], [0, 1, 0]], 'test'), ([[1, 0, 0], [0, 1, 0]], [0, 1], 'test'),
+    ([[0, 2], [1]], [0, 1], 'train')])  # the last are numbers of classes, not 0 and 1
+def test_all_splits_have_labels_of_one_form(train, test, split):
+  with pytest.raises(ValueError, match=rf"'weather', split '{split}': .*0 and 1 \[N, 3\]"):
+    _weather(train, test)
+
+
 @pytest.fixture(scope='module')
 def made_tfds(tmp_path_factory):
-  """A TFDS data set on disk without builder code: 'made', 6 grey images, 2 labels."""
+  """A TFDS data set on disk without builder code: 'made', 6 grey images with labels.
+
+  'label' says whether an image is one of the last 3; 'marks' has as many as apply.
+  """
   import tensorflow_datasets as tfds
   data_dir = tmp_path_factory.mktemp('tfds')
   features = tfds.features.FeaturesDict({
       'image': tfds.features.Image(shape=(4, 4, 1)),
       'label': tfds.features.ClassLabel(names=['low', 'high']),
-      'group': tfds.features.ClassLabel(names=['any'])})
-  examples = [(i, {'image': np.full((4, 4, 1), 40 * i, np.uint8), 'label': int(i > 2), 'group': 0})
+      'group': tfds.features.ClassLabel(names=['any']),
+      'marks': tfds.features.Sequence(tfds.features.ClassLabel(names=['dark', 'odd', 'never'])),
+      'votes': tfds.features.Sequence(tfds.features.ClassLabel(names=['no', 'yes'])),
+      'unsure': tfds.features.Sequence(tfds.features.ClassLabel(names=['no', 'yes'])),
+      'sizes': tfds.features.Sequence(np.int64)})
+  examples = [(i, {'image': np.full((4, 4, 1), 40 * i, np.uint8), 'label': int(i > 2), 'group': 0,
+                   'marks': ['dark'] * (i < 3) + ['odd'] * (i % 2), 'votes': [1, 0, 1],
+                   'unsure': [-1], 'sizes': [4, 4]})
               for i in range(6)]
   tfds.dataset_builders.store_as_tfds_dataset(
       name='made', version='1.0.0', features=features, data_dir=data_dir,
@@ -285,8 +353,42 @@ def test_a_missing_data_dir_is_named(tmp_path):
 
 
 def test_an_unknown_label_feature_is_named(made_tfds):
-  with pytest.raises(ValueError, match="no feature 'colour'; it has the labels group, label"):
+  with pytest.raises(ValueError, match=(
+      r"no feature 'colour'; it has the labels group, label, marks \(several an image\), unsure")):
     tasks.load('made', made_tfds, 'colour')
+
+
+def test_a_tfds_sequence_of_class_labels_is_a_task_of_several_labels_an_image(made_tfds):
+  task = tasks.load('made', made_tfds, 'marks')
+  assert (task.multi_label, task.class_names) == (True, ('dark', 'odd', 'never'))
+  assert task.source == 'made:1.0.0#marks'
+  train = tasks.read(task, ('train', None), 4)
+  number = train.images[:, 0, 0, 0] // 40
+  assert train.labels.dtype == np.float32
+  assert np.array_equal(train.labels, np.stack([number < 3, number % 2, 0 * number], axis=1))
+  assert not train.labels[number == 4].any()  # has none of them
+  some = tasks.read(task, ('train', [1, 3, 4]), 4)
+  assert np.array_equal(some.labels, train.labels[[1, 3, 4]])
+
+
+@pytest.mark.parametrize(('label', 'complaint'), [
+    ('unsure', r"'unsure' of task 'made' is \[-1\] in an image"),
+    ('votes', r"'votes' of task 'made' is \[1, 0, 1\] in an image, which is no set of classes"),
+    ('sizes', "'sizes' of task 'made' is no class label"),
+])
+def test_a_sequence_that_is_no_set_of_classes_is_no_label(made_tfds, label, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    tasks.load('made', made_tfds, label).labels('train')
+
+
+@pytest.mark.parametrize('which', ['label=dark|odd', 'marks=dark|odd', 'group=any', 'under=dark'])
+def test_a_task_of_several_labels_an_image_cannot_be_cut(made_tfds, which):
+  whole = tasks.load('made', made_tfds, 'marks')
+  for cut in (lambda: tasks.load(f'made[{which}]', made_tfds, 'marks'),
+              lambda: cut_tasks.cut(whole, ['dark', 'odd'])):
+    with pytest.raises(ValueError, match=r"^task 'made' has several labels an image, so that it "
+                       r'cannot be cut by class: use the whole of it\.$'):
+      cut()
 
 
 def test_a_prepared_data_set_of_another_maker_is_read(shared_tfds):
@@ -364,6 +466,8 @@ def test_a_full_disk_is_named_before_it_is_written_to(monkeypatch):
 
 
 def test_the_labels_of_a_split_are_those_of_its_examples_in_stored_order(made_tfds, picture_folder):
-  for task in (tasks.load('made', made_tfds), _folder_task(picture_folder)):
+  for task in (tasks.load('made', made_tfds), tasks.load('made', made_tfds, 'marks'),
+               _folder_task(picture_folder)):
     for split in task.splits:
+      assert task.labels(split).dtype == tasks.read(task, (split, None), 4).labels.dtype
       assert np.array_equal(task.labels(split), tasks.read(task, (split, None), 4).labels)

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from zoo import atomic
 from zoo import backbones
 from zoo import batches
+from zoo import checkpoint
 from zoo import classifier
 from zoo import pretrain
+from zoo import train_log
 from zoo import training
 from zoo import weights
 from zoo import work_dir
@@ -232,7 +234,7 @@ pretrain.pretrain('digits', 'r8w16', recipe, sys.argv[1], image_size=16)
 
 
 def log_of(folder):
-  with open(os.path.join(folder, training.LOG), encoding='utf-8') as file:
+  with open(os.path.join(folder, train_log.FILE), encoding='utf-8') as file:
     return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -244,13 +246,13 @@ def test_a_run_killed_on_its_way_ends_with_the_weights_of_an_unbroken_one(tmp_pa
   broken, whole = str(tmp_path / 'broken'), str(tmp_path / 'whole')
   child = subprocess.Popen([sys.executable, '-c', KILLED, broken],
                            env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1'})
-  log = os.path.join(broken, training.LOG)
+  log = os.path.join(broken, train_log.FILE)
   while child.poll() is None and not (os.path.exists(log) and logged_steps(broken)[-1] >= 15):
     time.sleep(0.002)
   child.send_signal(signal.SIGKILL)
   assert child.wait() == -signal.SIGKILL  # and not a regular end before that
-  with np.load(os.path.join(broken, training.CHECKPOINT)) as checkpoint:
-    assert 10 < checkpoint['step'] < RECIPE.steps
+  with np.load(os.path.join(broken, checkpoint.FILE)) as state:
+    assert 10 < state['step'] < RECIPE.steps
 
   results = [pretrain.pretrain('digits', 'r8w16', RECIPE, folder, image_size=16)
              for folder in (broken, whole)]

@@ -19,6 +19,8 @@ import numpy as np
 from zoo import tasks
 from zoo import tfds_tasks
 
+UNCUT = 'so that it cannot be cut by class: use the whole of it.'
+
 
 def load(whole, feature, values, data_dir=None, label='label'):
   """The cut that a name says, `zoo.tasks.load` having taken it apart.
@@ -33,9 +35,11 @@ def load(whole, feature, values, data_dir=None, label='label'):
     A `zoo.tasks.Task`.
 
   Raises:
-    ValueError: the whole, the feature or a value is unknown, or too few classes are left.
+    ValueError: the whole, the feature or a value is unknown, too few classes are left, or
+      images have several labels.
   """
   task = tasks.load(whole, data_dir, label)
+  task.check_one_label(UNCUT)
   groups = _groups(task, feature, data_dir, label)
   kept = set()
   for value in values.split('|'):
@@ -78,8 +82,10 @@ def cut(task, class_names, how=None):
     A `zoo.tasks.Task`; `source` is that of the whole with the cut in brackets behind it.
 
   Raises:
-    ValueError: a class is unknown, there are fewer than two, or a split has none of them.
+    ValueError: a class is unknown, there are fewer than two, a split has none of them, or
+      images have several labels.
   """
+  task.check_one_label(UNCUT)
   unknown = sorted(set(class_names) - set(task.class_names))
   if unknown:
     raise ValueError(f'task {task.name!r} has no class {unknown[0]!r}.')

@@ -146,8 +146,7 @@ def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapte
   train, held_out = (_of_classes(examples, columns) for examples in arrays)
   before = pretrain.top_accuracy(training.predict(model, held_out.images), held_out.labels, 1)
   history = training.fit(
-      model, batches.Batches(train.images, train.labels, recipe.batch, recipe.seed,
-                             recipe.flip, recipe.crop), recipe, folder, what)
+      model, batches.of(train, recipe, len(columns)), recipe, folder, what)
   after = pretrain.top_accuracy(training.predict(model, held_out.images), held_out.labels, 1)
   weights.save(os.path.join(folder, pretrain.WEIGHTS), weights.of(model))
   result = {

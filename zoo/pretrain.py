@@ -59,9 +59,7 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
     backbone = backbones.build(architecture, precision=precision, seed=recipe.seed)
     model = classifier.Classifier(backbone, len(data.class_names), recipe.loss)
     history = training.fit(
-        model, batches.Batches(examples.images, examples.labels, recipe.batch, recipe.seed,
-                               recipe.flip, recipe.crop),
-        recipe, work_dir, f'{preset} on {task}: step')
+        model, batches.of(examples, recipe, len(data.class_names)), recipe, work_dir, f'{preset} on {task}: step')
     weights.save(os.path.join(work_dir, WEIGHTS), weights.of(model))
     held_out = tasks.read(data, ('test', None), image_size)
     logits = training.predict(model, held_out.images)

@@ -35,10 +35,13 @@ class Task:
     splits: examples in each split; 'train' and 'test' are always there.
     source: builder and version, for example 'rsscn7_64:1.0.0'.
     reader: `reader(split, indices)` yields (image, label) for the sorted indices of a
-      split: an array as `zoo.pixels.to_rgb` takes it, and an integer. An image that
-      cannot be read comes as None, and the reader has said so.
+      split: an array as `zoo.pixels.to_rgb` takes it, and an integer, or an array [C] of 0
+      and 1 where `multi_label`. An image that cannot be read comes as None, and the reader
+      has said so.
     labeler: `labeler(split)` gives the labels of a split as `labels` does, without a look
       at the images; None where only reading tells.
+    multi_label: whether an image has any number of the classes, none included, instead of
+      one.
   """
   name: str
   class_names: tuple[str, ...]
@@ -46,18 +49,29 @@ class Task:
   source: str
   reader: Callable[[str, Sequence[int]], Iterator] = dataclasses.field(repr=False)
   labeler: Callable[[str], np.ndarray] | None = dataclasses.field(default=None, repr=False)
+  multi_label: bool = False
 
   def labels(self, split):
-    """The labels of all examples of a split in stored order, int64 [N]."""
+    """The labels of all examples of a split in stored order, as in `Examples`."""
     if self.labeler is not None:
       return self.labeler(split)
     everything = self.reader(split, np.arange(self.splits[split]))
-    return np.array([label for _, label in everything], np.int64)
+    return _stacked(self, [label for _, label in everything])
+
+  def check_one_label(self, consequence):
+    """Raises ValueError if images have several labels; `consequence` ends its sentence."""
+    if self.multi_label:
+      raise ValueError(f'task {self.name!r} has several labels an image, {consequence}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """Examples in memory: images uint8 [N, H, W, 3], labels int64 [N] in 0..C-1."""
+  """Examples in memory.
+
+  Attributes:
+    images: uint8 [N, H, W, 3].
+    labels: int64 [N] in 0..C-1; float32 [N, C] of 0 and 1 where an image has several.
+  """
   images: np.ndarray
   labels: np.ndarray
 
@@ -72,6 +86,8 @@ class Examples:
     """SHA-256 over pixels, shape and labels: the same data give the same digest."""
     digest = hashlib.sha256(repr(self.images.shape).encode())
     digest.update(np.ascontiguousarray(self.images))
+    if self.labels.ndim > 1:  # else no label for any would give the digest of class 0 for all
+      digest.update(repr(self.labels.shape).encode())
     digest.update(np.ascontiguousarray(self.labels))
     return digest.hexdigest()
 
@@ -153,7 +169,8 @@ def read_sizes(task, parts, image_sizes):
     or with the process.
 
   Raises:
-    ValueError: no example of a part is left, or a label is not in 0..C-1.
+    ValueError: no example of a part is left, or a label is not in 0..C-1, or not [C] of 0
+      and 1 where there are several.
     OSError: there is no room for the temporary file.
   """
   parts = [(split, np.arange(task.splits[split]) if indices is None else indices)
@@ -165,10 +182,7 @@ def read_sizes(task, parts, image_sizes):
     for image, label in task.reader(split, indices):
       if image is None:
         continue
-      if not 0 <= label < len(task.class_names):
-        raise ValueError(
-            f'task {task.name!r} has label {label} in split {split!r}, but its '
-            f'{len(task.class_names)} classes are 0..{len(task.class_names) - 1}: renumber them.')
+      _check_label(task, split, label)
       rgb = pixels.to_rgb(image)
       for size, array in images.items():
         array[len(labels)] = pixels.resize(rgb, size)
@@ -179,8 +193,32 @@ def read_sizes(task, parts, image_sizes):
                      task.name, split, skipped, len(indices))
     if len(labels) == before:
       raise ValueError(f'task {task.name!r} has no readable image in split {split!r}.')
-  labels = np.array(labels, np.int64)
+  labels = _stacked(task, labels)
   return {size: Examples(array[:len(labels)], labels) for size, array in images.items()}
+
+
+def _stacked(task, labels):
+  """Labels as the reader of a task yields them, one by one, as those of `Examples`."""
+  return np.array(labels, np.float32 if task.multi_label else np.int64)
+
+
+def _check_label(task, split, label):
+  """Raises ValueError if a label is not what the task says."""
+  classes, shape = len(task.class_names), np.shape(label)
+  if task.multi_label:
+    if shape != (classes,):
+      raise ValueError(f'task {task.name!r} has a label of shape {shape} in split {split!r}: with '
+                       f'several labels an image, give 0 or 1 for each of its {classes} classes.')
+    odd = [value for value in label if value not in (0, 1)]
+    if odd:
+      raise ValueError(f'task {task.name!r} has {odd[0]} in a label in split {split!r}: with '
+                       'several labels an image, give 1 for each class that it has, else 0.')
+  elif shape:
+    raise ValueError(f'task {task.name!r} has a label of shape {shape} in split {split!r}: give '
+                     'the number of one class, or make it a task of several labels an image.')
+  elif not 0 <= label < classes:
+    raise ValueError(f'task {task.name!r} has label {label} in split {split!r}, but its '
+                     f'{classes} classes are 0..{classes - 1}: renumber them.')
 
 
 def _room(number, sizes):
@@ -209,23 +247,30 @@ def from_arrays(name, class_names, **splits):
     name: anything.
     class_names: the C names.
     **splits: for each split (images, labels): images uint8 [N, H, W], [N, H, W, 1],
-      [N, H, W, 3] or [N, H, W, 4], or a list of such images; labels integers [N].
+      [N, H, W, 3] or [N, H, W, 4], or a list of such images; labels integers [N], or 0 and 1
+      [N, C] where an image has several.
 
   Returns:
     A `Task`; give it 'train' and 'test' at least.
 
   Raises:
-    ValueError: a split is missing or its lengths differ.
+    ValueError: a split is missing, its lengths differ, or its labels have another form than
+      those of 'train'.
   """
   for split in ('train', 'test'):
     if split not in splits:
       raise ValueError(f'task {name!r} has no split {split!r}: give one.')
+  multi_label = _dimensions(splits['train'][1]) == 2
   digest = hashlib.sha256()
   for split, (images, labels) in sorted(splits.items()):
     if len(images) != len(labels):
       raise ValueError(
           f'task {name!r}, split {split!r}: {len(images)} images but {len(labels)} labels.')
-    digest.update(repr((split, tuple(class_names), np.asarray(labels).tolist())).encode())
+    if _dimensions(labels) != 1 + multi_label:
+      raise ValueError(f'task {name!r}, split {split!r}: give labels as integers [N] in every '
+                       f'split, or as 0 and 1 [N, {len(class_names)}] in every split.')
+    listed = np.asarray(labels, np.float32 if multi_label else None).tolist()
+    digest.update(repr((split, tuple(class_names), listed)).encode())
     for image in images:
       digest.update(repr(np.shape(image)).encode())
       digest.update(np.ascontiguousarray(image))
@@ -233,10 +278,18 @@ def from_arrays(name, class_names, **splits):
   def reader(split, indices):
     images, labels = splits[split]
     for i in indices:
-      yield images[i], int(labels[i])
+      yield images[i], np.asarray(labels[i]) if multi_label else int(labels[i])
 
   return Task(name, tuple(class_names), {k: len(v[1]) for k, v in splits.items()},
-              f'arrays:{digest.hexdigest()[:12]}', reader)
+              f'arrays:{digest.hexdigest()[:12]}', reader, multi_label=multi_label)
+
+
+def _dimensions(labels):
+  """How many dimensions labels have; None if they are lists of several lengths."""
+  try:
+    return np.ndim(labels)
+  except ValueError:
+    return None
 
 
 def digits():
@@ -260,7 +313,8 @@ def load(name, data_dir=None, label='label'):
       'digits[label=3|8]', 'cifar100[coarse_label=fish|people]',
       'tiny_imagenet_32[under=dog|cat]'.
     data_dir: where TFDS looks for prepared data; None for its own default.
-    label: the TFDS feature that is the label.
+    label: the TFDS feature that is the label: one class label an image, or a sequence of
+      them, which makes the task one of several labels an image.
 
   Returns:
     A `Task`.

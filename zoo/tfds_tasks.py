@@ -24,14 +24,17 @@ def load(name, data_dir=None, label='label'):
   builder = _builder(name, data_dir)
   features = builder.info.features
   if label not in features:
-    labels = sorted(key for key, feature in features.items() if hasattr(feature, 'names'))
+    labels = sorted(key for key, feature in features.items() if _classes(feature))
+    several = [f'{key} (several an image)' if _is_sequence(features[key]) else key
+               for key in labels]
     raise ValueError(f'task {name!r} has no feature {label!r}; '
-                     f'it has the labels {", ".join(labels) or "none"}.')
+                     f'it has the labels {", ".join(several) or "none"}.')
   if 'image' not in features:
     raise ValueError(f'task {name!r} has no feature "image"; it has {", ".join(features)}.')
-  names = getattr(features[label], 'names', None)
+  names = _classes(features[label])
   if not names:
     raise ValueError(f'feature {label!r} of task {name!r} is no class label.')
+  multi_label = _is_sequence(features[label])
   splits = {split: info.num_examples for split, info in builder.info.splits.items()}
   if 'train' not in splits:
     raise ValueError(f'task {name!r} has no split "train"; it has {", ".join(splits)}.')
@@ -59,18 +62,44 @@ def load(name, data_dir=None, label='label'):
     data = data.enumerate().filter(lambda i, example: wanted[i]).map(
         lambda i, example: (features['image'].decode_example(example['image']), example[label]),
         num_parallel_calls=tf.data.AUTOTUNE)
-    for image, number in tfds.as_numpy(data.prefetch(tf.data.AUTOTUNE)):
-      yield image, int(number)
+    for image, found in tfds.as_numpy(data.prefetch(tf.data.AUTOTUNE)):
+      yield image, marked(found) if multi_label else int(found)
+
+  def marked(numbers):
+    """The 0/1 label [C] of an image with the classes of these numbers, int64 [any]."""
+    if len(set(numbers)) < len(numbers) or -1 in numbers:  # TFDS writes -1 for unknown
+      raise ValueError(f'feature {label!r} of task {name!r} is {numbers.tolist()} in an '
+                       'image, which is no set of classes: name another feature.')
+    vector = np.zeros(len(names), np.float32)
+    vector[numbers] = 1
+    return vector
 
   def labeler(split):
+    import tensorflow_datasets as tfds
     name, start = stored[split]
+    if multi_label:
+      data = _records(builder, f'{name}[{start}:{start + splits[split]}]',
+                      tfds.decode.PartialDecoding({label: True}))
+      return np.stack([marked(one[label]) for one in tfds.as_numpy(data)])
     everything = _class_labels(os.fspath(builder.data_dir), name)[label]
     return everything[start:start + splits[split]].copy()
 
   source = builder.info.full_name.replace('/' + str(builder.version), ':' + str(builder.version))
   if label != 'label':
     source += f'#{label}'
-  return tasks.Task(name, tuple(names), splits, source, reader, labeler)
+  return tasks.Task(name, tuple(names), splits, source, reader, labeler, multi_label)
+
+
+def _is_sequence(feature):
+  import tensorflow_datasets as tfds
+  return isinstance(feature, tfds.features.Sequence)
+
+
+def _classes(feature):
+  """The class names of a TFDS feature, one class label or a sequence of them; else None."""
+  import tensorflow_datasets as tfds
+  inner = feature.feature if _is_sequence(feature) else feature
+  return inner.names if isinstance(inner, tfds.features.ClassLabel) else None
 
 
 def _builder(name, data_dir):
@@ -117,7 +146,7 @@ def _records(builder, split, decoders):
 
 @functools.lru_cache(maxsize=8)  # tasks that are cut from one data set read them once
 def _class_labels(data_dir, split):
-  """All class labels of a stored split, without its images: feature name to int64 [N]."""
+  """All class labels, one an image, of a stored split: feature name to int64 [N]."""
   import tensorflow_datasets as tfds
   builder = tfds.builder_from_directory(data_dir)
   keys = [key for key, feature in builder.info.features.items()

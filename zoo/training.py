@@ -1,26 +1,30 @@
-"""The training loop, the same for upstream and downstream.
+"""The training loop, the same upstream and downstream, on one device or many.
 
-Shapes: N examples, B batch, H height, W width, C classes.
+Keras' own `fit` does not run under `MultiWorkerMirroredStrategy`; this loop runs under every
+strategy, and gives the same losses under each.
+
+Shapes: N examples, B batch of all replicas together, H height, W width, C classes, S steps of
+one call.
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
-import json
-import os
+import logging
 import time
 
 import keras
 import numpy as np
 
-from zoo import atomic
+from zoo import checkpoint
+from zoo import preemption
 from zoo import progress as progress_lib
-from zoo import weights
+from zoo import strategies
+from zoo import train_log
 
-CHECKPOINT = 'checkpoint.npz'
-LOG = 'log.csv'
+logger = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_CHECKPOINTS = 60
+SECONDS_OF_A_CALL = 0.5  # of the compiled loop, after which Python looks at signals and clocks
 STEPS_BETWEEN_LOGS = 50  # fewer in a short run, so that its curve has some 20 points
 
 
@@ -42,7 +46,7 @@ class Recipe:
     weight_decay: decoupled, a step, times the learning rate.
     label_smoothing: share of the target spread over all classes (softmax only).
     loss: 'softmax' (one of C) or 'sigmoid' (each class for itself).
-    flip, crop: augmentation, as in `zoo.batches.Batches`.
+    flip, crop, mixup: augmentation, as in `zoo.batches.Batches`.
     seed: of orders and augmentation.
   """
   steps: int
@@ -57,6 +61,7 @@ class Recipe:
   loss: str = 'softmax'
   flip: bool = True
   crop: int = 4
+  mixup: float = 0.
   seed: int = 0
 
   def __post_init__(self):
@@ -81,10 +86,10 @@ def learning_rate(recipe, step):
 
 
 def loss_of(recipe):
-  """The Keras loss of a recipe: integer labels [B] or targets [B, C], logits [B, C]."""
+  """The loss of each example: a function of targets [B, C] and logits [B, C] to [B]."""
   if recipe.loss == 'softmax':
     return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=recipe.label_smoothing)
+        from_logits=True, label_smoothing=recipe.label_smoothing, reduction='none')
 
   def sigmoid(targets, logits):
     # Summed over classes: with many of them, the mean would all but vanish.
@@ -97,100 +102,259 @@ def loss_of(recipe):
 class Trainer:
   """A compiled training step of a model, for one run or for the runs of a sweep.
 
-  Compiling takes seconds, so the runs of a sweep share it. They may differ in learning
-  rate, steps, warm-up, schedule, augmentation and seed; the rest is part of the compiled
-  step.
+  Compiling takes seconds, so the runs of a sweep share it. They may differ in learning rate,
+  steps, warm-up, schedule, augmentation and seed, and in weight decay unless the trainer's is
+  zero; the rest is part of the compiled step.
+
+  Make model and trainer in the scope of a strategy (`zoo.strategies.make`) to train under it.
+  Each replica takes an equal part of every batch. If a step does not fit into memory, the
+  batch is computed in two parts, then in four and so on, and their gradients are summed.
 
   Args:
     model: a built Keras model from float32 images [B, H, W, 3] in [0, 1] to logits [B, C],
       with an attribute `classes`, C.
     recipe: a `Recipe`.
+    class_weights: floats [C], factors on the loss of the examples of each class, or None.
+
+  Raises:
+    ValueError: the batch does not split evenly over the replicas.
   """
 
-  def __init__(self, model, recipe):
+  def __init__(self, model, recipe, class_weights=None):
     import tensorflow as tf
     self.model = model
     self.recipe = recipe
-    optimizer = self._optimizer = keras.optimizers.SGD(
-        recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay or None)
+    self.strategy = tf.distribute.get_strategy()
+    replicas = self.strategy.num_replicas_in_sync
+    if recipe.batch % replicas:
+      below = recipe.batch - recipe.batch % replicas
+      raise ValueError(f'a batch of {recipe.batch} does not split evenly over {replicas} replicas: '
+                       f'use --batch={below or replicas} or {below + replicas}.')
+    self._class_weights = None if class_weights is None else np.asarray(class_weights, np.float32)
+    optimizer = keras.optimizers.SGD(
+        recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    if recipe.weight_decay:  # a variable, so that the runs of a sweep may differ
+      optimizer.weight_decay = self._weight_decay = tf.Variable(
+          recipe.weight_decay, trainable=False, dtype=tf.float32,
+          aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    self._half = any(layer.compute_dtype == 'float16'
+                     for layer in model._flatten_layers())  # pylint: disable=protected-access
+    if self._half:  # its smallest number is 6e-8: gradients need scaling
+      optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    loss_function = loss_of(recipe)
+    self._optimizer = optimizer
+    self._fresh = [np.asarray(variable) for variable in optimizer.variables]
+    self._parts = 1
+    self._update = self._compiled()
 
     @tf.function
-    def update(images, labels):
+    def outputs(parts):
+      each = self.strategy.run(lambda images: model(images, training=False), (parts,))
+      return self.strategy.gather(each, axis=0)
+
+    self._outputs = outputs
+
+  def _compiled(self):
+    """The compiled loop over some steps; see `update`."""
+    import tensorflow as tf
+    model, optimizer, strategy, recipe = self.model, self._optimizer, self.strategy, self.recipe
+    variables, parts, weights = model.trainable_variables, self._parts, self._class_weights
+    each_loss = loss_of(recipe)
+    share = 1 / strategy.num_replicas_in_sync / parts
+
+    def gradients_of(images, labels):
+      """Of the part's share of the batch's loss; with sums of loss and hits, [2]."""
       if labels.shape.rank == 1:
         labels = tf.one_hot(labels, model.classes)
       with tf.GradientTape() as tape:
         logits = model(tf.cast(images, tf.float32) / 255., training=True)
-        loss = tf.reduce_mean(loss_function(labels, logits))
-        total = loss + tf.add_n(model.losses) if model.losses else loss
+        losses = each_loss(labels, logits)
+        if weights is not None:
+          losses *= tf.linalg.matvec(labels, weights)
+        loss = tf.reduce_sum(losses) / recipe.batch
+        total = loss + share * tf.add_n(model.losses) if model.losses else loss
+        if self._half:
+          total = optimizer.scale_loss(total)
       gradients = tape.gradient(
-          total, model.trainable_variables,
-          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+          total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
       # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
       gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-      optimizer.apply(gradients, model.trainable_variables)
-      hits = tf.argmax(logits, -1) == tf.argmax(labels, -1)
-      return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+      # The likeliest class is right if no other has more of the label.
+      own = tf.gather(labels, tf.argmax(logits, -1), batch_dims=1)
+      hits = tf.cast(own >= tf.reduce_max(labels, -1), tf.float32)
+      return gradients, tf.stack([loss, tf.reduce_sum(hits) / recipe.batch])
 
-    self._update = update
+    def in_parts(images, labels):
+      size = -(-images.shape[0] // parts)
 
-  def fit(self, batches, recipe, work_dir=None, what='training'):
+      def add(i, gradients, sums):
+        more, others = gradients_of(images[i * size:(i + 1) * size],
+                                    labels[i * size:(i + 1) * size])
+        return i + 1, [a + b for a, b in zip(gradients, more, strict=True)], sums + others
+
+      start = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+      _, gradients, sums = tf.while_loop(
+          lambda i, *_: i * size < images.shape[0], add, (0, start, tf.zeros(2)),
+          parallel_iterations=1)  # the next part only when the memory of the last is free
+      return gradients, sums
+
+    def replica(images, labels):
+      gradients, sums = (gradients_of if parts == 1 else in_parts)(images, labels)
+      if self._half:
+        # Where one replica overflows, all must leave the step out.
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        context = tf.distribute.get_replica_context()
+        bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.float32)) > 0
+        gradients = [tf.where(bad, np.nan, g) for g in gradients]
+      optimizer.apply(gradients, variables)
+      return sums
+
+    @tf.function
+    def update(batches, rates, steps):
+      """Loss and accuracy [S, 2] of the next `steps` batches, at these learning rates."""
+      rows = tf.TensorArray(tf.float32, STEPS_BETWEEN_LOGS, element_shape=[2])
+      for i in tf.range(steps):
+        optimizer.learning_rate = rates[i]
+        each = strategy.run(replica, next(batches))
+        rows = rows.write(i, strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None))
+      return rows.stack()[:steps]
+
+    return update
+
+  def fit(self, batches, recipe, work_dir=None, what='training', watch=None):
     """Trains the model in place, as `fit` does.
 
     Args:
       batches: a `zoo.batches.Batches` of the trainer's batch size.
       recipe: a `Recipe` that differs from the trainer's in what may differ.
       work_dir, what: as in `fit`.
+      watch: called with every row of the log, if given.
     """
     import tensorflow as tf
-    free = ('steps', 'learning_rate', 'warmup', 'schedule', 'flip', 'crop', 'seed')
+    free = ['steps', 'learning_rate', 'warmup', 'schedule', 'flip', 'crop', 'mixup', 'seed']
+    free += ['weight_decay'] * bool(self.recipe.weight_decay)
     if dataclasses.replace(self.recipe, **{n: getattr(recipe, n) for n in free}) != recipe:
       raise ValueError(f'the recipe differs from the trainer\'s in more than {", ".join(free)}.')
-    for variable in self._optimizer.variables:
-      variable.assign(keras.ops.zeros_like(variable))
-    first, history, (losses, accuracies) = _restore(work_dir, self.model, self._optimizer)
-    image_spec = tf.TensorSpec([recipe.batch, *batches.images.shape[1:]], tf.uint8)
-    label_spec = tf.TensorSpec(
-        [recipe.batch, *batches.labels.shape[1:]], tf.as_dtype(batches.labels.dtype))
-    stream = tf.data.Dataset.from_generator(
-        lambda: batches.stream(first, recipe.steps),
-        output_signature=(image_spec, label_spec)).prefetch(4)
+    if self.recipe.weight_decay:
+      self._weight_decay.assign(recipe.weight_decay)
+    start = [np.asarray(variable) for variable in self.model.variables]
+    while True:
+      try:
+        return self._fit(batches, recipe, work_dir, what, watch)
+      except tf.errors.ResourceExhaustedError:
+        own = recipe.batch // self.strategy.num_replicas_in_sync
+        if self._parts >= own:
+          raise MemoryError(f'{what}: not even a single image at a time fits into memory: use '
+                            'a smaller network or image size.') from None
+        self._parts *= 2
+        logger.warning('%s: out of memory; going on with batches computed in %d parts of %d '
+                       'images.', what, self._parts, -(-own // self._parts))
+        self._update = self._compiled()
+        for variable, value in zip(self.model.variables, start, strict=True):
+          variable.assign(value)
 
-    log = _Log(work_dir, history)
+  def _fit(self, batches, recipe, work_dir, what, watch):
+    import tensorflow as tf
+    chief, alone = strategies.is_chief(self.strategy), strategies.processes(self.strategy) == 1
+    for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
+      variable.assign(value)
+    step, history, recent = checkpoint.restore(work_dir, self.model, self._optimizer)
+    log = train_log.Log(work_dir if chief else None, history)
     saved = time.monotonic()
     start = saved - (history[-1]['seconds'] if history else 0)
     every = min(STEPS_BETWEEN_LOGS, max(recipe.steps // 20, 1))
-    with progress_lib.Progress(recipe.steps, what, first) as progress:
-      for step, (images, labels) in enumerate(stream, first):
-        rate = learning_rate(recipe, step)
-        self._optimizer.learning_rate = rate
-        loss, accuracy = (float(value) for value in self._update(images, labels))
-        if not np.isfinite(loss):
+    stream, rates = self._stream(batches, step, recipe.steps), np.zeros(
+        STEPS_BETWEEN_LOGS, np.float32)
+    pace = 1
+
+    def save():
+      if work_dir and chief:
+        checkpoint.save(work_dir, self.model, self._optimizer, step, log.rows, recent)
+
+    with progress_lib.Progress(recipe.steps, what, step) as progress, (
+        preemption.noticed()) as notice:
+      while step < recipe.steps:
+        count = min(pace, every - step % every, recipe.steps - step)
+        rates[:count] = [learning_rate(recipe, step + i) for i in range(count)]
+        began = time.monotonic()
+        found = self._update(stream, tf.constant(rates), tf.constant(count)).numpy()
+        # Processes would differ in what they measure, and each must take the same steps.
+        if alone and time.monotonic() - began < SECONDS_OF_A_CALL:
+          pace = min(2 * pace, STEPS_BETWEEN_LOGS)
+        elif alone:
+          pace = max(pace // 2, 1)
+        losses, accuracies = found.T.tolist()
+        if not np.isfinite(losses).all():
+          bad = int(np.argmin(np.isfinite(losses)))
           raise NotFiniteError(
-              f'{what}: the loss is {loss} at step {step} (learning rate {rate:.4g}); '
-              'use a lower learning rate or a longer warm-up.')
-        losses.append(loss)
-        accuracies.append(accuracy)
-        done = step + 1
-        if done % every == 0 or done == recipe.steps:
-          log.add({'step': done, 'loss': float(np.mean(losses)),
-                   'accuracy': float(np.mean(accuracies)), 'learning_rate': float(rate),
+              f'{what}: the loss is {losses[bad]} at step {step + bad} (learning rate '
+              f'{rates[bad]:.4g}); use a lower learning rate or a longer warm-up.')
+        recent = [recent[0] + losses, recent[1] + accuracies]
+        step += count
+        if step % every == 0 or step == recipe.steps:
+          log.add({'step': step, 'loss': float(np.mean(recent[0])),
+                   'accuracy': float(np.mean(recent[1])), 'learning_rate': float(rates[count - 1]),
                    'seconds': round(time.monotonic() - start, 2)})
-          losses, accuracies = [], []
-        if work_dir and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-          _save(work_dir, self.model, self._optimizer, done, log.rows, (losses, accuracies))
+          recent = [[], []]
+          if watch is not None:
+            watch(log.rows[-1])
+        if notice.asked:
+          save()
+          raise preemption.Preempted(f'{what}: stopped at step {step}.')
+        if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+          save()
           saved = time.monotonic()
-        progress.advance(note=f'loss {loss:.3f}')
+        progress.advance(count, note=f'loss {losses[-1]:.3f}')
     log.close()
     return log.rows
+
+  def _stream(self, batches, first, last):
+    """The batches of steps first .. last - 1, each replica's part for itself."""
+    import tensorflow as tf
+    replicas = self.strategy.num_replicas_in_sync
+    size = batches.batch // replicas
+    images, labels = batches.at(first) if first < last else batches.at(0)
+    signature = tuple(tf.TensorSpec([size, *array.shape[1:]], array.dtype)
+                      for array in (images, labels))
+
+    def of_worker(context):
+      own = replicas // context.num_input_pipelines
+      mine = range(context.input_pipeline_id * own, (context.input_pipeline_id + 1) * own)
+
+      def parts():
+        for images, labels in batches.stream(first, last):
+          for i in mine:
+            yield images[i * size:(i + 1) * size], labels[i * size:(i + 1) * size]
+
+      return tf.data.Dataset.from_generator(parts, output_signature=signature).prefetch(4 * own)
+
+    return iter(self.strategy.distribute_datasets_from_function(of_worker))
+
+  def predict(self, images, batch=256, what=''):
+    """The model's logits, by all replicas together; every process gets all of them.
+
+    Args:
+      images, what: as in `predict`.
+      batch: examples at once on each replica.
+
+    Returns:
+      float32 [N, C], each example seen once.
+    """
+    replicas = self.strategy.num_replicas_in_sync
+
+    def spread(full):
+      rest = -len(full) % replicas
+      parts = np.concatenate([full, full[:1].repeat(rest, 0)]) if rest else full
+      return self._outputs(strategies.to_replicas(self.strategy, parts))[:len(full)]
+
+    return predict(spread, images, batch * replicas, what)
 
 
 def fit(model, batches, recipe, work_dir=None, what='training'):
   """Trains a model in place; goes on from the checkpoint in `work_dir` if there is one.
 
-  Batches depend on seed and step alone, so a resumed run sees what it would have seen.
+  Batches depend on seed and step alone, so a resumed run sees what it would have seen. A
+  signal to stop (SIGTERM, SIGINT) is answered within a second or a step, with a checkpoint.
 
   Args:
     model: as in `Trainer`.
@@ -206,6 +370,8 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
 
   Raises:
     NotFiniteError: the loss is NaN or infinite.
+    zoo.preemption.Preempted: a signal came; the checkpoint is written.
+    MemoryError: not even one image at a time fits.
   """
   return Trainer(model, recipe).fit(batches, recipe, work_dir, what)
 
@@ -236,62 +402,3 @@ def predict(function, images, batch=256, what=''):
       if progress is not None:
         progress.advance(len(piece))
   return np.concatenate(outputs)
-
-
-class _Log:
-  """The history as rows, as a CSV file and as TensorBoard scalars."""
-
-  def __init__(self, work_dir, rows):
-    self.rows = list(rows)
-    self._work_dir = work_dir
-    if work_dir:
-      import tensorflow as tf
-      self._writer = tf.summary.create_file_writer(os.path.join(work_dir, 'tensorboard'))
-
-  def add(self, row):
-    self.rows.append(row)
-    if not self._work_dir:
-      return
-    import tensorflow as tf
-    write_log(self._work_dir, self.rows)
-    with self._writer.as_default():
-      for name in ('loss', 'accuracy', 'learning_rate'):
-        tf.summary.scalar(name, row[name], step=row['step'])
-
-  def close(self):
-    if self._work_dir:
-      self._writer.close()
-
-
-def write_log(work_dir, rows):
-  """Writes the history of `fit` as log.csv, whole each time: a kill leaves no half line."""
-  with atomic.writing(os.path.join(work_dir, LOG)) as file:
-    lines = io.TextIOWrapper(file, encoding='utf-8', newline='')
-    writer = csv.DictWriter(lines, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    lines.flush()
-    lines.detach()
-
-
-def _save(work_dir, model, optimizer, step, history, recent):
-  """Writes the checkpoint; `recent` are the losses and accuracies not yet in a row."""
-  state = {f'model/{path}': value for path, value in weights.of(model).items()}
-  state |= {f'optimizer/{i}': np.asarray(v) for i, v in enumerate(optimizer.variables)}
-  state |= {'step': step, 'history': json.dumps(history), 'recent': np.array(recent)}
-  with atomic.writing(os.path.join(work_dir, CHECKPOINT)) as file:
-    np.savez(file, **state)
-
-
-def _restore(work_dir, model, optimizer):
-  """Reads the checkpoint, if any; returns its step, history and recent losses."""
-  path = work_dir and os.path.join(work_dir, CHECKPOINT)
-  if not path or not os.path.exists(path):
-    return 0, [], ([], [])
-  with np.load(path) as state:
-    weights.set_to(model, {
-        key.removeprefix('model/'): state[key] for key in state if key.startswith('model/')})
-    for i, variable in enumerate(optimizer.variables):
-      variable.assign(state[f'optimizer/{i}'])
-    losses, accuracies = state['recent'].tolist()
-    return int(state['step']), json.loads(str(state['history'])), (losses, accuracies)

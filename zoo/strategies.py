@@ -1,0 +1,164 @@
+"""Distribution strategies by name, on one device, one machine or several.
+
+Several processes of one run read TF_CONFIG (https://www.tensorflow.org/guide/distributed_training),
+share the work directory, and take the same flags.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+
+SECONDS_TO_COME = 300  # for the workers of a run to find each other
+KINDS = ('default', 'one_device:DEVICE', 'mirrored', 'multi_worker', 'tpu:NAME')
+
+
+def make(name='default', seconds=SECONDS_TO_COME):
+  """A `tf.distribute.Strategy`; for 'multi_worker' the first use of TensorFlow in the process.
+
+  Args:
+    name: 'default' (the one device that TensorFlow takes by itself), 'one_device:GPU:0',
+      'mirrored' (all GPUs of this machine, or all its logical CPUs where there is none),
+      'multi_worker' (the processes that TF_CONFIG names) or 'tpu:NAME' ('tpu:local' on its
+      own machine).
+    seconds: how long to wait for the other workers.
+
+  Raises:
+    ValueError: the name or TF_CONFIG is wrong, or there is no such device.
+    TimeoutError: a worker did not come.
+  """
+  import tensorflow as tf
+  kind, _, rest = name.partition(':')
+  if kind not in (one.partition(':')[0] for one in KINDS) or (
+      bool(rest) != (kind in ('one_device', 'tpu'))):
+    raise ValueError(f'--strategy={name} is none of {", ".join(KINDS)}.')
+  if kind == 'default':
+    return tf.distribute.get_strategy()
+  if kind == 'multi_worker':
+    _meet(*_cluster(os.environ.get('TF_CONFIG')), seconds)
+    try:
+      return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+      raise ValueError(f'--strategy=multi_worker must be made before TensorFlow is used: {error}'
+                       ) from None
+  if kind == 'mirrored':
+    return tf.distribute.MirroredStrategy()
+  if kind == 'one_device':
+    devices = [device.name.removeprefix('/device:')
+               for device in tf.config.list_logical_devices()]
+    if rest not in devices:
+      raise ValueError(f'--strategy={name}: there is no device {rest}; there are '
+                       f'{", ".join(devices)}.')
+    return tf.distribute.OneDeviceStrategy(f'/device:{rest}')
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=rest)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+  except Exception as error:  # whatever the resolver, the network and the runtime raise
+    raise ValueError(f'--strategy={name}: no TPU answers there ({type(error).__name__}: '
+                     f'{str(error).strip().splitlines()[0] if str(error).strip() else ""}).'
+                     ) from None
+  return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy):
+  """Whether this process writes the files of the run: it does if it is the only one."""
+  resolver = strategy.cluster_resolver
+  if resolver is None or resolver.task_type not in ('chief', 'worker'):
+    return True
+  has_chief = 'chief' in resolver.cluster_spec().jobs
+  return resolver.task_type == 'chief' or (not has_chief and resolver.task_id == 0)
+
+
+def processes(strategy):
+  """How many processes train together."""
+  return max(getattr(strategy.extended, '_num_workers', 1), 1)
+
+
+def barrier(strategy):
+  """Returns when every process of the run has come here."""
+  import tensorflow as tf
+  if processes(strategy) > 1:
+    strategy.run(lambda: tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, tf.constant(1.)))
+
+
+def to_replicas(strategy, array):
+  """Cuts an array [B, ...] into as many equal parts as there are replicas, in order."""
+  import tensorflow as tf
+
+  def part(context):
+    size = len(array) // context.num_replicas_in_sync
+    first = context.replica_id_in_sync_group * size
+    return tf.constant(array[first:first + size])
+
+  return strategy.experimental_distribute_values_from_function(part)
+
+
+def _cluster(text):
+  """(addresses, own index) of TF_CONFIG; the chief comes first."""
+  example = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+             '"task": {"type": "worker", "index": 0}}')
+  if not text:
+    raise ValueError(f'--strategy=multi_worker needs the environment variable TF_CONFIG, such as '
+                     f'{example}.')
+  try:
+    config = json.loads(text)
+    cluster, task = config['cluster'], (config['task']['type'], int(config['task']['index']))
+    tasks = [(job, i) for job in ('chief', 'worker') for i in range(len(cluster.get(job, ())))]
+    addresses = [cluster[job][i] for job, i in tasks]
+    for address in addresses:
+      if int(address.rpartition(':')[2]) < 1 or not address.rpartition(':')[0]:
+        raise ValueError(f'{address!r} is no host:port')
+    if task not in tasks:
+      raise ValueError(f'task {task[0]} {task[1]} is not in the cluster')
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    what = f'no {error}' if isinstance(error, KeyError) else str(error)
+    raise ValueError(f'TF_CONFIG is wrong ({what}); it looks like {example}.') from None
+  return addresses, tasks.index(task)
+
+
+def _meet(addresses, own, seconds):
+  """Waits until all workers are there: TensorFlow itself waits for ever, deaf to signals.
+
+  The first listens on the port that TensorFlow is going to use; the others say who they are
+  there, and all go on when it has heard every one.
+  """
+  until = time.monotonic() + seconds
+  host, _, port = addresses[0].rpartition(':')
+  if own:
+    while True:
+      try:
+        with socket.create_connection((host, int(port)), timeout=1) as line:
+          line.sendall(own.to_bytes(4, 'big'))
+          line.settimeout(max(until - time.monotonic(), 1))
+          if line.recv(1) == b'+':
+            return
+      except OSError:
+        pass
+      if time.monotonic() > until:
+        raise TimeoutError(f'the first worker, at {addresses[0]}, did not come or missed another '
+                           f'one for {seconds} s: start all workers of TF_CONFIG together.')
+      time.sleep(0.2)
+  came = {}
+  with contextlib.ExitStack() as lines:
+    try:
+      server = lines.enter_context(socket.create_server(('', int(port))))
+    except OSError as error:
+      raise ValueError(f'TF_CONFIG: port {port} of this worker cannot be used '
+                       f'({error.strerror}): name another.') from None
+    while len(came) < len(addresses) - 1:
+      server.settimeout(max(until - time.monotonic(), 0.01))
+      try:
+        line = lines.enter_context(server.accept()[0])
+        line.settimeout(5)
+        came[int.from_bytes(line.recv(4), 'big')] = line
+      except OSError:
+        if time.monotonic() > until:
+          missing = [f'{i} at {address}' for i, address in enumerate(addresses)
+                     if i and i not in came]
+          raise TimeoutError(f'after {seconds} s there is no worker {", ".join(missing)}: start '
+                             'all workers of TF_CONFIG together, with the same flags.') from None
+    for line in came.values():
+      line.sendall(b'+')

@@ -1,0 +1,50 @@
+"""The history of a training run: rows in memory, a CSV file, TensorBoard scalars."""
+
+import csv
+import io
+import os
+
+from zoo import atomic
+
+FILE = 'log.csv'
+TENSORBOARD = 'tensorboard'
+
+
+class Log:
+  """Rows of numbers, a dict each, with a 'step'.
+
+  Args:
+    work_dir: where log.csv and the events go; None for nowhere.
+    rows: what there is already.
+  """
+
+  def __init__(self, work_dir, rows=()):
+    self.rows = list(rows)
+    self._work_dir = work_dir
+    if work_dir:
+      import tensorflow as tf
+      self._writer = tf.summary.create_file_writer(os.path.join(work_dir, TENSORBOARD))
+
+  def add(self, row):
+    """Adds a row."""
+    self.rows.append(row)
+    if not self._work_dir:
+      return
+    import tensorflow as tf
+    # Whole each time: a kill leaves no half line.
+    with atomic.writing(os.path.join(self._work_dir, FILE)) as file:
+      lines = io.TextIOWrapper(file, encoding='utf-8', newline='')
+      writer = csv.DictWriter(lines, list(self.rows[0]))
+      writer.writeheader()
+      writer.writerows(self.rows)
+      lines.flush()
+      lines.detach()
+    with self._writer.as_default():
+      for name, value in row.items():
+        if name not in ('step', 'seconds'):
+          tf.summary.scalar(name, value, step=row['step'])
+
+  def close(self):
+    """Writes out what is buffered."""
+    if self._work_dir:
+      self._writer.close()
