@@ -215,12 +215,20 @@ def unhex(text):
   return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))[:int(number)].astype(bool)
 
 
+def _told(rule):
+  """A recipe as part of a key; fields that came later count only where they are set."""
+  later = {field.name: field.default for field in dataclasses.fields(rule)
+           if field.name in ('tenths', 'mixup')}
+  return {name: value for name, value in dataclasses.asdict(rule).items()
+          if name not in later or value != later[name]}
+
+
 def _tuned(found, task, drawn, test, digest, kept, precision):
   """(candidate, values) for each: test accuracy after fine-tuning, and its seconds."""
   from finetune import fixed
   from zoo import tasks
   rule = recipe()
-  key = 'tuned 1', drawn.digest, digest, dataclasses.asdict(rule), precision
+  key = 'tuned 1', drawn.digest, digest, _told(rule), precision
   done, missing = kept.split(found, *key)
   yield from done
   train = {size: tasks.Examples(own, drawn.labels) for size, own in drawn.images.items()}

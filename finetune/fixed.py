@@ -7,9 +7,9 @@ Shapes: N test examples, C classes.
 
 import time
 
+from finetune import sweep
 from finetune import tuned
 from zoo import batches
-from zoo import training
 
 
 def finetune_each(candidates, classes, train, test, recipe, trust=False,
@@ -32,18 +32,12 @@ def finetune_each(candidates, classes, train, test, recipe, trust=False,
     ValueError: a module cannot be fine-tuned.
     zoo.training.NotFiniteError: the loss of one is NaN or infinite.
   """
-  import tensorflow as tf
-  kind = trainer = None
+  networks = tuned.Networks(classes, precision=precision, trust=trust)
+  setting = sweep.Setting(recipe)
   for candidate in sorted(candidates, key=lambda one: tuned.kind_of(one) or one.handle):
     start = time.monotonic()
-    if trainer is None or kind is None or tuned.kind_of(candidate) != kind:
-      kind = tuned.kind_of(candidate)
-      model = tuned.build(candidate, classes, trust, precision)
-      trainer = training.Trainer(model, recipe)
-      apply = tf.function(model)
-    else:
-      model.restart(candidate, trust)
-    examples = train[candidate.image_size]
-    trainer.fit(batches.of(examples, recipe, classes), recipe, what=candidate.describe())
-    logits = training.predict(apply, test[candidate.image_size].images)
+    _, trainer = networks.of(candidate, setting)
+    trainer.fit(batches.of(train[candidate.image_size], recipe, classes), recipe,
+                what=candidate.describe())
+    logits = trainer.predict(test[candidate.image_size].images)
     yield candidate, logits, time.monotonic() - start

@@ -1,18 +1,22 @@
 """The whole line: rank a hub for a task, fine-tune the winner and the baseline, report."""
 
+import dataclasses
 import logging
 import os
 import time
 
 from export import hub as hub_lib
 from export import metadata
+from finetune import ensembles
 from finetune import report
+from finetune import runs
 from finetune import sweep
 from finetune import tuning
 from selection import candidates
 from selection import ranking
 from selection import show
 from zoo import atomic
+from zoo import strategies
 from zoo import tasks
 from zoo import work_dir as work_dirs
 
@@ -24,48 +28,63 @@ REPORT = 'report.html'
 
 
 def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
-             image_size=None, data_dir=None, budget=None, k=1, seed=0, trust=False, command=()):
+             image_size=None, data_dir=None, plan=None, k=1, members=0, kind='experts',
+             trust=False, command=()):
   """Ranks the experts of a hub for a task, fine-tunes the best and the baseline, and reports.
 
-  Both are fine-tuned under the same rule, so that the gain of the choice can be seen. Every
+  Both are fine-tuned under the same plan, so that the gain of the choice can be seen. Every
   phase is kept in `work_dir`: the same call goes on after a kill and answers at once when
   all is done.
 
   Args:
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
     hub: folder of the hub, or '' for none.
-    work_dir: folder of this run.
+    work_dir: folder of this run; several workers share it.
     handles, image_size, data_dir, k, trust: as in `selection.ranking.rank`.
-    budget, seed: as in `finetune.tuning.finetune`.
+    plan: a `finetune.sweep.Plan`; None for the light sweep as suits the machine.
+    members: how many of the best experts an ensemble is made of; 0 for no ensemble.
+    kind: of the ensemble, as in `finetune.ensembles.ensemble`.
     command: the command line, for the record.
 
   Returns:
     A JSON-like dict, also in work_dir/result.json: task, winner and baseline (handle,
-    expert, test_accuracy, interval, ...; baseline None if the hub has none), ranking,
-    module (path of the winner's), report (path), seconds by phase, versions.
+    expert, test_accuracy, interval, ...; baseline None if the hub has none), ensemble (None,
+    or what `finetune.ensembles.ensemble` returns), ranking, module (path of the winner's, or of
+    the ensemble's), report (path), seconds by phase, versions.
   """
+  plan = plan or sweep.default_plan()
+  strategy = strategies.make(plan.strategy)  # before all other use of TensorFlow
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
+  task.check_one_label(ranking.UNRANKED)
   work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
-  budget = budget or sweep.default_budget()
   found, _ = candidates.for_task(task.source, hub, handles, image_size)
   settings = {
-      'task': task.name, 'source': task.source, 'k': k, 'seed': seed,
-      'batch': budget.batch, 'steps_scale': budget.steps_scale,
+      'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
       'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
-  with work_dirs.opened(work_dir, settings):
+  chief = strategies.is_chief(strategy)
+  with work_dirs.opened(work_dir, settings, chief):
     done = os.path.join(work_dir, RESULT)
-    if os.path.exists(done):
-      return atomic.read_json(done)
-    ranked = _kept(os.path.join(work_dir, RANKING), lambda: ranking.rank(
-        task, hub, handles, image_size, data_dir, k=k, trust=trust).to_dict())
+    kept = atomic.read_json(done) if os.path.exists(done) else {}
+    wanted = [members, kind] if members else None
+    if kept and wanted in (None, kept['ensemble'] and kept['ensemble']['wanted']):
+      return kept
+    ranking_path = os.path.join(work_dir, RANKING)
+    if chief:
+      _keep(ranking_path, lambda: ranking.rank(
+          task, hub, handles, image_size, data_dir, k=k, trust=trust).to_dict())
+    strategies.barrier(strategy)
+    ranked = atomic.read_json(ranking_path)
     logger.info('%s', show.verdict(ranked))
+    data = runs.Data(task)
+    networks = runs.networks(data, plan, strategy, trust)
+
+    def of(entry):
+      return next(c for c in found if (c.handle, c.expert) == (entry['handle'], entry['expert']))
 
     def tune(entry, folder):
-      candidate = next(c for c in found
-                       if (c.handle, c.expert) == (entry['handle'], entry['expert']))
-      result = tuning.finetune(task, candidate, os.path.join(work_dir, folder), budget=budget,
-                               seed=seed, trust=trust, command=command)
+      result = tuning.finetune(task, of(entry), os.path.join(work_dir, folder), plan,
+                               trust=trust, command=command, data=data, networks=networks)
       logger.info('%s: test accuracy %.1f%%', show.describe(entry),
                   100 * result['test_accuracy'])
       return result
@@ -74,34 +93,44 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     winner = tune(best, 'winner')
     same = plain is best
     baseline = winner if same else plain and tune(plain, 'baseline')
+    together = None
+    if members:
+      chosen = [of(entry) for entry in ranked['experts'] if not entry['dropped']][:members]
+      together = ensembles.ensemble(
+          task, chosen, os.path.join(work_dir, f'ensemble-{kind}-{members}'), plan, kind,
+          trust=trust, command=command, data=data, networks=networks,
+          done={of(entry).key: os.path.join(work_dir, folder) for entry, folder in (
+              (plain, 'baseline'), (best, 'winner')) if entry}) | {'wanted': wanted}
     result = {
         'task': task.name, 'source': task.source, 'protocol': ranked['protocol'],
         'winner': _short(winner), 'baseline': baseline and _short(baseline),
-        'ranking': ranked, 'module': winner['module'],
+        'ensemble': together, 'ranking': ranked, 'module': (together or winner)['module'],
         'report': os.path.join(work_dir, REPORT),
         'seconds': {
             'rank': ranked['seconds'], 'winner': winner['seconds'],
-            'baseline': 0 if same or not baseline else baseline['seconds']},
+            'baseline': 0 if same or not baseline else baseline['seconds'],
+            'ensemble': together['seconds'] if together else 0},
         'versions': metadata.versions(), 'command': list(command)}
-    report.write(result, task, winner, baseline)
-    atomic.write_json(done, result)
+    if chief:
+      report.write(result, task, winner, baseline)
+      atomic.write_json(done, result)
     return result
 
 
-def _kept(path, make):
-  """The JSON at `path`, made if it is not there yet."""
+def _keep(path, make):
+  """Writes the JSON that `make` returns to `path`, with its seconds, unless it is there."""
   if not os.path.exists(path):
     start = time.monotonic()
     made = make()
     atomic.write_json(path, {**made, 'seconds': round(time.monotonic() - start, 1)})
-  return atomic.read_json(path)
 
 
 def _short(result):
   """What result.json says of one fine-tuned expert; the rest is in its own folder."""
   return {key: result[key] for key in (
       'handle', 'expert', 'name', 'fingerprint', 'test_accuracy', 'interval',
-      'test_examples', 'setting', 'module', 'predictions', 'seconds')}
+      'test_examples', 'balanced_accuracy', 'nll', 'ece', 'temperature', 'calibrated', 'setting',
+      'module', 'predictions', 'seconds')}
 
 
 def table(result):
@@ -122,4 +151,6 @@ def table(result):
     lines.append(f'The winner gains {gain:+.1f} points on the baseline.')
   elif result['baseline']:
     lines.append('The baseline is the winner.')
+  if result['ensemble']:
+    lines += ['', ensembles.table(result['ensemble'])]
   return '\n'.join(lines)

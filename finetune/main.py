@@ -1,8 +1,8 @@
 """zoo-finetune: fine-tunes one expert on a task.
 
-Tries the light sweep on 800 examples against 200, trains the best setting on the 1,000 and
+Tries the settings of a sweep on 800 examples against 200, trains the best on the 1,000 and
 tests it once. Leaves in --work_dir a module that classifies raw images (module/), the test
-logits (predictions.npz) and result.json.
+logits (predictions.npz) and result.json. Killed, the same command goes on.
 """
 
 import json
@@ -15,25 +15,38 @@ from export import hub
 from zoo import cli
 
 
-def define_budget(values):
-  """Adds --batch, --steps_scale and --seed."""
+def define_plan(values):
+  """Adds the flags of a `finetune.sweep.Plan`."""
+  flags.DEFINE_enum('sweep', None, ['light', 'hyperrule', 'fixed', 'search'],
+                    'Settings that are tried: VTAB\'s four (light, the default), BiT\'s one by '
+                    'rule, that of --learning_rate and --steps, or --trials of Optuna\'s choice '
+                    '(extra search).', flag_values=values)
+  flags.DEFINE_string('tune', None, 'What trains beside the new head: whole (the default), head '
+                      '(nothing), adapters, or last:N (stages).', flag_values=values)
   flags.DEFINE_integer('batch', None, 'Examples an update: 512, or 64 without an accelerator.',
                        flag_values=values)
-  flags.DEFINE_float('steps_scale', None, 'Factor on the 2,500 and 10,000 steps of the sweep: 1, '
-                     'or 0.02 without an accelerator.', flag_values=values)
-  flags.DEFINE_integer('seed', 0, 'Of the order of examples.', flag_values=values)
+  flags.DEFINE_float('steps_scale', None, 'Factor on the 2,500 and 10,000 steps of the sweeps '
+                     'light and search: 1, or 0.02 without an accelerator.', flag_values=values)
+  flags.DEFINE_float('learning_rate', None, 'Of the sweep fixed: 0.01.', flag_values=values)
+  flags.DEFINE_integer('steps', None, 'Of the sweep fixed: 2,500 times --steps_scale.',
+                       flag_values=values)
+  flags.DEFINE_integer('trials', None, 'Of the sweep search: 20.', flag_values=values)
+  flags.DEFINE_enum('class_weights', None, ['none', 'balanced'], 'Balanced: each class weighs '
+                    'inversely to its examples in the loss.', flag_values=values)
+  flags.DEFINE_integer('seed', 0, 'Of the order of examples, and of the search.',
+                       flag_values=values)
+  cli.define_devices(values)
 
 
-def budget_of(values):
-  """The `finetune.sweep.Budget` of the flags of `define_budget`."""
+def plan_of(values):
+  """The `finetune.sweep.Plan` of the flags of `define_plan`."""
   from finetune import sweep
-  default = sweep.default_budget()
-  budget = sweep.Budget(default.batch if values.batch is None else values.batch,
-                        default.steps_scale if values.steps_scale is None
-                        else values.steps_scale)
-  if budget.batch < 1 or budget.steps_scale <= 0:
-    raise flags.Error('--batch and --steps_scale must be above 0')
-  return budget
+  names = ('sweep', 'tune', 'batch', 'steps_scale', 'learning_rate', 'steps', 'trials',
+           'class_weights', 'precision', 'strategy', 'seed')
+  try:
+    return sweep.default_plan(**{name: getattr(values, name) for name in names})
+  except ValueError as error:
+    raise flags.Error(str(error)) from None
 
 
 def default_work_dir(prefix, task):
@@ -43,6 +56,8 @@ def default_work_dir(prefix, task):
 
 FLAGS = cli.new_flags()
 cli.define_task(FLAGS)
+flags.DEFINE_string('label', 'label', 'TFDS feature that is learnt; one of several labels an image '
+                    'is learnt with sigmoids.', flag_values=FLAGS)
 flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('handle', None, 'The module: publisher/name/version of the hub, a folder or a '
                     'URL; HANDLE#EXPERT for an expert of a packed one.', flag_values=FLAGS)
@@ -53,21 +68,23 @@ flags.DEFINE_bool('trust', False, 'Load a module whose graph could touch files, 
 flags.DEFINE_string('work_dir', None, 'Folder of this run; runs/finetune-TASK if not given.',
                     flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
-define_budget(FLAGS)
+define_plan(FLAGS)
 flags.mark_flags_as_required(['handle'], flag_values=FLAGS)
 
 
 def main(values, command):
+  from finetune import metrics
   from finetune import tuning
   result = tuning.finetune(
       values.task, values.handle, values.work_dir or default_work_dir('finetune', values.task),
-      values.hub, values.data_dir, values.image_size, budget_of(values), values.seed,
-      values.trust, command)
+      plan_of(values), values.hub, values.data_dir, values.image_size, values.trust, command,
+      label=values.label)
   if values.json:
     print(json.dumps(result))
     return
+  name, value = metrics.primary(result)
   low, high = result['interval']
-  print(f'{result["task"]}: test accuracy {result["test_accuracy"]:.1%} '
+  print(f'{result["task"]}: {metrics.TITLES[name]} {value:.1%} '
         f'(95% interval {low:.1%} to {high:.1%}, {result["test_examples"]} images)\n'
         f'module: {result["module"]}')
 

@@ -11,6 +11,7 @@ import numpy as np
 TINY = float(np.finfo(np.float32).tiny)  # what a likelihood of 0 is taken for: 87.3 nats
 ROUNDING = 1e-6  # by which float32 probabilities may exceed 1
 DRAWS = 200  # of the bootstrap
+TITLES = {'test_accuracy': 'test accuracy', 'test_map': 'mean average precision on test'}
 
 
 def evaluate(probabilities, labels):

@@ -22,8 +22,13 @@ cli.define_hub(FLAGS, hub.EMBEDDED)
 flags.DEFINE_string('work_dir', None, 'Folder of this run; runs/transfer-TASK if not given.',
                     flag_values=FLAGS)
 flags.DEFINE_integer('k', 1, 'Neighbours that vote in the ranking.', flag_values=FLAGS)
+flags.DEFINE_integer('ensemble', 0, 'Make an ensemble of so many of the best experts.',
+                     lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_enum('ensemble_kind', 'experts', ['experts', 'hyper', 'heads'],
+                  'Of the best experts; or, to compare, of the best one alone under as many '
+                  'settings drawn at random, or with as many random heads.', flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
-finetune_main.define_budget(FLAGS)
+finetune_main.define_plan(FLAGS)
 
 
 def main(values, command):
@@ -32,7 +37,8 @@ def main(values, command):
   work_dir = values.work_dir or finetune_main.default_work_dir('transfer', values.task)
   result = line.transfer(
       values.task, values.hub, work_dir, values.handles, values.image_size, values.data_dir,
-      finetune_main.budget_of(values), values.k, values.seed, values.trust, command)
+      finetune_main.plan_of(values), values.k, values.ensemble, values.ensemble_kind,
+      values.trust, command)
   if values.json:
     print(json.dumps(result))
     return

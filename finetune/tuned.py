@@ -1,10 +1,11 @@
 """Networks to fine-tune: the body of an expert with its own copy of the weights, a new head.
 
-A module of ours is rebuilt as its Keras network, so that precision policies apply inside and
-experts of one architecture can share a compiled step; of a packed module only the wanted
-expert is built. Any other module stays the SavedModel that it is.
+A module of ours is rebuilt as its Keras network, so that precision policies, freezing and
+adapters apply inside and experts of one architecture can share a compiled step; of a packed
+module only the wanted expert is built. Any other module stays the SavedModel that it is.
 """
 
+import dataclasses
 import logging
 
 import keras
@@ -13,9 +14,17 @@ import numpy as np
 from export import hub as hub_lib
 from export import saved_model
 from finetune import saved_layer
+from finetune import sweep
 from selection import embedder
+from zoo import adapters as adapters_lib
+from zoo import backbones
+from zoo import strategies
+from zoo import training
+from zoo import weights
 
 logger = logging.getLogger(__name__)
+
+ADAPTER_WIDTH = 32  # of fresh adapters
 
 
 class Tuned(keras.Model):
@@ -41,19 +50,13 @@ class Tuned(keras.Model):
     """float32 [B, H, W, 3] in [0, 1] to logits [B, C]."""
     return self.head(self.body(images, training=training))
 
-  def restart(self, candidate, trust=False):
-    """Takes the weights of another expert of the same `kind_of`, and a fresh head.
-
-    Raises:
-      ValueError: that module is damaged or not trusted, or has other variables.
-    """
-    hub_lib.check(candidate.module, trust)
-    saved_model.read_weights(self.body, candidate.module.path, candidate.expert)
-    self.head.kernel.assign(np.zeros(self.head.kernel.shape, np.float32))
-    self.head.bias.assign(np.zeros(self.head.bias.shape, np.float32))
+  def take(self, other):
+    """Takes the weights of another network of the same variables."""
+    for variable, value in zip(self.variables, other.variables, strict=True):
+      variable.assign(np.asarray(value))
 
 
-def build(candidate, classes, trust=False, precision='float32'):
+def build(candidate, classes, trust=False, precision='float32', tune='whole'):
   """The network that fine-tunes an expert.
 
   Args:
@@ -61,33 +64,153 @@ def build(candidate, classes, trust=False, precision='float32'):
     classes: C.
     trust: as in `export.hub.check`.
     precision: a Keras precision policy, for modules of ours.
+    tune: what is to train, as in `finetune.sweep.Plan`.
 
   Returns:
     A `Tuned`.
 
   Raises:
-    ValueError: the module cannot be loaded, or is no image feature module.
+    ValueError: the module cannot be loaded, is no image feature module, or has no such part.
   """
-  module = candidate.module
+  module, stages = candidate.module, sweep.stages(tune)
   if kind_of(candidate) is not None:
     hub_lib.check(module, trust)
     body = saved_model.restore(module.path, module.metadata, candidate.expert, precision)
+    if tune == 'adapters' and body.adapters is None:
+      body = _adapted(body, precision)
+    if tune == 'adapters':
+      adapters_lib.freeze_all_but_adapters(body)
+    elif stages is not None:
+      body.freeze_before_last(stages)
+    elif tune == 'head':
+      body.trainable = False
     return Tuned(body, body.architecture.features, classes)
+  if tune not in ('whole', 'head'):
+    raise ValueError(f'--tune={tune}: the stages of {candidate.describe()} are not known; use '
+                     'whole or head.')
   layer = saved_layer.SavedLayer(hub_lib.load(module, trust), candidate.expert)
   size = candidate.image_size
   embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
   embedder.check(module, embedding)
-  if not layer.trainable_variables:
+  if tune == 'head':
+    layer.trainable = False
+  elif not layer.trainable_variables:
     logger.warning('%s has no trainable variables: only the head is trained.',
                    candidate.describe())
   return Tuned(layer, embedding.shape[1], classes)
 
 
+def _adapted(body, precision):
+  """The same network with fresh adapters, which at first change nothing."""
+  adapted = backbones.build(
+      body.architecture, adapters_lib.AdapterConfig(ADAPTER_WIDTH), precision)
+  weights.set_to(adapted, weights.of(body), partly=True)
+  return adapted
+
+
 def kind_of(candidate):
-  """What candidates share that `Tuned.restart` can swap; None for modules not of ours."""
+  """What candidates share whose networks differ in weights only; None for modules not of ours."""
   metadata = candidate.module.metadata
   if not metadata.get('architecture'):
     return None
   adapters = metadata.get('adapters')
   return repr((candidate.image_size, metadata['architecture'],
                adapters and {**adapters, 'experts': 1}))
+
+
+class Networks:
+  """Networks with their compiled training step, shared by the experts of an architecture.
+
+  Compiling takes seconds, so what can be shared is: settings of one part, and experts of one
+  architecture. The one used last is kept.
+
+  Args:
+    classes: C.
+    strategy: a `tf.distribute.Strategy`, under which all is made.
+    precision, trust: as in `build`.
+    class_weights: as in `zoo.training.Trainer`.
+
+  Attributes:
+    strategy, precision: as given.
+    chief: whether this process writes the files.
+  """
+
+  def __init__(self, classes, strategy=None, precision='float32', trust=False,
+               class_weights=None):
+    import tensorflow as tf
+    self.strategy = strategy or tf.distribute.get_strategy()
+    self.chief = strategies.is_chief(self.strategy)
+    self.precision = precision
+    self._classes, self._trust = classes, trust
+    self._class_weights = class_weights
+    self._made = self._loaded = self._trainer = self._start = None
+
+  def of(self, candidate, setting):
+    """The network of an expert at its start, with its trainer.
+
+    Args:
+      candidate: a `selection.candidates.Candidate`.
+      setting: a `finetune.sweep.Setting`.
+
+    Returns:
+      (`Tuned`, `zoo.training.Trainer`); the next call may change both.
+
+    Raises:
+      ValueError: as `build`.
+    """
+    recipe = setting.recipe
+    compiled = dataclasses.replace(
+        recipe, weight_decay=bool(recipe.weight_decay),
+        **{name: getattr(training.Recipe(1), name) for name in training.FREE if name != 'steps'},
+        steps=1)
+    made = (kind_of(candidate) or candidate.key, setting.tune, compiled)
+    with self.strategy.scope():
+      if made != self._made:
+        self._made = None  # whatever fails now, nothing half made is used later
+        model = self.build(candidate, self.precision, setting.tune)
+        self._trainer = training.Trainer(model, recipe, self._class_weights)
+        self._made, self._loaded = made, candidate.key
+        self._start = [np.asarray(variable) for variable in model.variables]
+      elif candidate.key != self._loaded:
+        self._loaded = None
+        other = self.build(candidate, self.precision, setting.tune)
+        self._start = [np.asarray(variable) for variable in other.variables]
+        self._loaded = candidate.key
+    model = self._trainer.model
+    for variable, value in zip(model.variables, self._start, strict=True):
+      variable.assign(value)
+    if setting.head_seed is not None:
+      # Of such size that the first logits are as small as those of a trained head's are large.
+      random = np.random.default_rng(setting.head_seed)
+      shape = model.head.kernel.shape
+      model.head.kernel.assign(random.normal(0, shape[0] ** -0.5, shape))
+    return model, self._trainer
+
+  def build(self, candidate, precision='float32', tune='whole'):
+    """As the function `build`, with the classes and the trust of these networks."""
+    return build(candidate, self._classes, self._trust, precision, tune)
+
+  def parts(self, candidate):
+    """What of a network can be trained by itself, names as in `finetune.sweep.Plan`."""
+    architecture = candidate.module.metadata.get('architecture')
+    if kind_of(candidate) is None:
+      return ['whole', 'head']
+    return ['whole', 'head', 'adapters',
+            *(f'last:{n}' for n in range(1, len(architecture['depths'])))]
+
+  def exact(self, candidate, setting, model):
+    """A trained network in float32: (sharded function for `zoo.training.predict`, network).
+
+    The function runs under the strategy; the network is this process' own, to be exported.
+    """
+    with self.strategy.scope():
+      if self.precision == 'float32' or kind_of(candidate) is None:
+        tested = model
+      else:
+        tested = self.build(candidate, tune=setting.tune)
+        tested.take(model)
+    own = tested
+    if strategies.processes(self.strategy) > 1 or self.strategy.num_replicas_in_sync > 1:
+      own = self.build(candidate, tune=setting.tune)
+      own.take(tested)
+    return training.sharded(tested, self.strategy), own

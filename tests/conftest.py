@@ -140,3 +140,21 @@ def shapes_task(train, test):
   labels = np.arange(train + test) % 3
   return tasks.from_arrays('shapes', kinds, train=(images[:train], labels[:train]),
                            test=(images[train:], labels[train:]))
+
+
+def overflowing():
+  """A model in float16, and batches of 4 of which one image overflows the first gradients.
+
+  The initial loss scale, 2 ** 15, times the image's features, 100, times its share of the
+  gradient, 1 / 8, is over 65504 until the scale has been halved three times.
+  """
+  import keras
+  from zoo import batches
+  model = keras.Sequential([
+      keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Rescaling(100),
+      keras.layers.Dense(2, kernel_initializer='zeros', use_bias=False, dtype='mixed_float16'),
+      keras.layers.Activation('linear', dtype='float32')])
+  model.classes = 2
+  images = np.zeros((4, 2, 2, 3), np.uint8)
+  images[3] = 255
+  return model, batches.Batches(images, np.array([0, 1, 0, 1]), 4)

@@ -18,7 +18,7 @@ from zoo import batches
 from zoo import tasks
 from zoo import training
 
-BUDGET = sweep.Budget(batch=16, steps_scale=0.004)  # 10 and 40 steps
+PLAN = sweep.Plan(batch=16, steps_scale=0.004)  # 10 and 40 steps
 
 
 def _tuned(tiny_hub, handle='test/baseline/1', expert=None):
@@ -62,7 +62,7 @@ def test_of_a_packed_module_only_the_chosen_expert_trains(tiny_hub):
 
 
 def test_the_light_sweep_is_that_of_vtab():
-  runs = sweep.light(sweep.FULL)
+  runs = sweep.light(sweep.Plan())
   assert [(run.learning_rate, run.steps) for run in runs] == [
       (0.1, 2500), (0.1, 10_000), (0.01, 2500), (0.01, 10_000)]
   first = runs[0]
@@ -72,20 +72,11 @@ def test_the_light_sweep_is_that_of_vtab():
   np.testing.assert_allclose(rates, [0.1, 0.01, 0.01, 0.001, 0.001, 0.0001])
 
 
-def test_the_interval_is_wilsons():
-  logits, labels = np.eye(2)[[0] * 8 + [1] * 2], np.zeros(10, np.int64)
-  found = tuning.evaluate(logits, labels, 2)
-  assert found['test_accuracy'] == 0.8
-  # (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) for p = 0.8, n = 10, z = 1.96.
-  np.testing.assert_allclose(found['interval'], [0.4902, 0.9433], atol=1e-4)
-  assert found['confusion'] == [[8, 2], [0, 0]]
-
-
 @pytest.fixture
 def finished(tiny_hub, picture_folder, tmp_path):
   """A task of pictures, fine-tuned on a tiny module: (result, folder of pictures)."""
   result = tuning.finetune(f'folder:{picture_folder}', 'test/baseline/1',
-                           str(tmp_path / 'work'), tiny_hub, budget=BUDGET)
+                           str(tmp_path / 'work'), PLAN, tiny_hub)
   return result, picture_folder
 
 
@@ -117,7 +108,7 @@ def test_the_same_command_answers_from_what_is_done(finished, tiny_hub, monkeypa
   result, pictures = finished
   monkeypatch.setattr(training, 'Trainer', None)  # nothing may train now
   again = tuning.finetune(f'folder:{pictures}', 'test/baseline/1',
-                          os.path.dirname(result['module']), tiny_hub, budget=BUDGET)
+                          os.path.dirname(result['module']), PLAN, tiny_hub)
   assert again == result
 
 
@@ -127,7 +118,7 @@ def test_a_work_dir_of_another_task_is_refused_and_left_alone(finished, tiny_hub
   Image.fromarray(draw_shape('cross', random)).save(f'{pictures}/cross/new.png')
   with pytest.raises(ValueError, match=r'belongs to another run: protocol is .38/10'):
     tuning.finetune(f'folder:{pictures}', 'test/baseline/1',
-                    os.path.dirname(result['module']), tiny_hub, budget=BUDGET)
+                    os.path.dirname(result['module']), PLAN, tiny_hub)
   with open(os.path.join(os.path.dirname(result['module']), 'result.json'),
             encoding='utf-8') as file:
     assert json.load(file) == result
@@ -137,7 +128,7 @@ def test_a_setting_that_diverges_is_noted_and_the_sweep_goes_on(
     tiny_hub, picture_folder, tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, 'LEARNING_RATES', (1e20, 0.01))
   result = tuning.finetune(f'folder:{picture_folder}', 'test/baseline/1',
-                           str(tmp_path / 'work'), tiny_hub, budget=BUDGET)
+                           str(tmp_path / 'work'), PLAN, tiny_hub)
   assert [one['error'] is None for one in result['tried']] == [False, False, True, True]
   assert 'at step' in result['tried'][0]['error']
   assert result['setting']['learning_rate'] == 0.01
@@ -158,7 +149,7 @@ def test_a_module_without_trainable_weights_trains_its_head_only(
   root.__call__ = call
   tf.saved_model.save(root, str(tmp_path / 'fixed'))
   result = tuning.finetune(f'folder:{picture_folder}', str(tmp_path / 'fixed'),
-                           str(tmp_path / 'work'), image_size=16, budget=BUDGET)
+                           str(tmp_path / 'work'), PLAN, image_size=16)
   assert 'only the head is trained' in caplog.text
   assert result['test_accuracy'] > 0.3
 

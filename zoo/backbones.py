@@ -189,6 +189,19 @@ class Backbone(keras.Model):
     x = ops.relu(self.norm(x))
     return ops.mean(ops.cast(x, 'float32'), axis=(1, 2))
 
+  def freeze_before_last(self, stages):
+    """Freezes all but the last stages and the final norm.
+
+    Raises:
+      ValueError: there are not so many stages.
+    """
+    depths = self.architecture.depths
+    if not 1 <= stages <= len(depths):
+      raise ValueError(f'--tune=last:{stages}: the network has {len(depths)} stages; name 1 to '
+                       f'{len(depths)}.')
+    for layer in [self.stem, *self.units[:sum(depths[:-stages])]]:
+      layer.trainable = False
+
   def get_config(self):
     # With the name, which starts the paths of the weights.
     return {'name': self.name, 'architecture': self.architecture.to_dict(),

@@ -22,8 +22,8 @@ class Batches:
     seed: chooses orders and augmentations.
     flip: mirror each image left to right with probability one half.
     crop: pixels of reflection padding from which a random H x W window is cut; 0 for none.
-    mixup: alpha of MixUp (arXiv 1710.09412): each image is averaged with another of its batch,
-      and their labels alike, by shares from Beta(alpha, alpha); 0 for none.
+    mixup: alpha of MixUp (arXiv 1710.09412): a batch is averaged with itself in reverse order,
+      labels too, by shares from Beta(alpha, alpha), as in big_transfer; 0 for none.
     classes: C; needed for MixUp of integer labels, which become [B, C].
   """
   images: np.ndarray
@@ -67,17 +67,12 @@ class Batches:
       yield self.at(step)
 
   def _mixed(self, images, labels, random):
-    """Each example and the one as far from the batch's other end, as in big_transfer."""
     if labels.ndim == 1:
       labels = np.eye(self.classes, dtype=np.float32)[labels]
-    share = random.beta(self.mixup, self.mixup, self.batch).astype(np.float32)
-
-    def mix(values):
-      of_one = share.reshape(-1, *[1] * (values.ndim - 1))
-      return of_one * values + (1 - of_one) * values[::-1]
-
+    share = np.float32(random.beta(self.mixup, self.mixup))
     # To whole numbers again: an error of at most 1/510 of the range.
-    return np.rint(mix(images)).astype(np.uint8), mix(labels)
+    return (np.rint(share * images + (1 - share) * images[::-1]).astype(np.uint8),
+            share * labels + (1 - share) * labels[::-1])
 
   def _order(self, epoch):
     return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.images))

@@ -13,6 +13,7 @@ from zoo import atomic
 from zoo import weights
 
 FILE = 'checkpoint.npz'
+PROGRESS = ('step', 'history', 'recent')  # what it has beside variables
 
 
 def save(work_dir, model, optimizer, step, history, recent):
@@ -25,8 +26,7 @@ def save(work_dir, model, optimizer, step, history, recent):
     history: rows of the log so far.
     recent: losses and accuracies [2, R] of the R steps since the last row.
   """
-  state = {f'model/{path}': value for path, value in weights.of(model).items()}
-  state |= {f'optimizer/{i}': np.asarray(v) for i, v in enumerate(optimizer.variables)}
+  state = {name: np.asarray(variable) for name, variable in _variables(model, optimizer).items()}
   state |= {'step': step, 'history': json.dumps(history), 'recent': np.array(recent)}
   with atomic.writing(os.path.join(work_dir, FILE)) as file:
     np.savez(file, **state)
@@ -44,22 +44,27 @@ def restore(work_dir, model, optimizer):
   path = work_dir and os.path.join(work_dir, FILE)
   if not path or not os.path.exists(path):
     return 0, [], [[], []]
-  state = weights.load(path)
   try:
-    values = [state[f'optimizer/{i}'] for i in range(len(optimizer.variables))]
-    for variable, value in zip(optimizer.variables, values, strict=True):
-      if tuple(variable.shape) != value.shape:
-        raise ValueError(f'{variable.path} has shape {value.shape}')
-    weights.set_to(model, {
-        key.removeprefix('model/'): value for key, value in state.items()
-        if key.startswith('model/')})
-    for variable, value in zip(optimizer.variables, values, strict=True):
-      variable.assign(value)
-    return int(state['step']), json.loads(str(state['history'])), state['recent'].tolist()
-  except (KeyError, ValueError) as error:
-    what = f'it has no {error}' if isinstance(error, KeyError) else error
-    raise ValueError(f'{path} is the checkpoint of another network ({what}): name another '
-                     '--work_dir, or remove it.') from None
+    state = weights.load(path)
+  except ValueError as error:
+    raise ValueError(f'{error} Remove it, or name another --work_dir.') from None
+  variables = _variables(model, optimizer)
+  shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+  for name in sorted(shapes.keys() | state.keys() - set(PROGRESS)):
+    there = state[name].shape if name in state else 'absent'
+    if there != shapes.get(name, 'absent'):
+      raise ValueError(f'{path} is the checkpoint of another network ({name} is {there} there, '
+                       f'{shapes.get(name, "absent")} here): name another --work_dir, or remove '
+                       'it.')
+  for name, variable in variables.items():
+    variable.assign(state[name])
+  return int(state['step']), json.loads(str(state['history'])), state['recent'].tolist()
+
+
+def _variables(model, optimizer):
+  """All variables, by their names in the file."""
+  return ({f'model/{variable.path}': variable for variable in model.variables} |
+          {f'optimizer/{i}': variable for i, variable in enumerate(optimizer.variables)})
 
 
 def remove(work_dir):

@@ -33,6 +33,17 @@ def define_task(values, default='digits'):
                       flag_values=values)
 
 
+def define_devices(values):
+  """Adds --strategy and --precision."""
+  flags.DEFINE_string(
+      'strategy', 'default', 'Devices: default (one), one_device:GPU:0, mirrored (all of this '
+      'machine), multi_worker (TF_CONFIG names the processes, which share --work_dir) or tpu:NAME.',
+      flag_values=values)
+  flags.DEFINE_string('precision', 'auto', 'float32, mixed_bfloat16, mixed_float16, or auto: '
+                      'mixed_bfloat16 where the processor multiplies such numbers by itself.',
+                      flag_values=values)
+
+
 def define_hub(values, default):
   """Adds --hub, --handles, --image_size and --trust; `default` is the hub's folder."""
   flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)

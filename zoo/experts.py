@@ -21,7 +21,8 @@ from zoo import pretrain
 
 def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_width=32,
                   adapter_stages=None, min_examples=4000, max_overlap=0.8, only=(),
-                  data_dir=None, precision='float32', epochs=None, command=()):
+                  data_dir=None, precision='float32', epochs=None, strategy='default',
+                  command=()):
   """Trains the experts of a baseline, one after the other.
 
   Args:
@@ -34,7 +35,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
     min_examples, max_overlap: as in `zoo.slices.slices`.
     only: names of slices to train; all if empty.
     data_dir: where TFDS finds the upstream data.
-    precision: a Keras precision policy.
+    precision, strategy: as in `zoo.pretrain.pretrain`.
     epochs: passes over the images of a slice, instead of the recipe's steps: larger slices
       train longer. None for the same steps for all.
     command: the command line, for the record.
@@ -42,9 +43,13 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
   Returns:
     A list of JSON-like dicts, one an expert, each also in its folder's result.json.
   """
+  from zoo import precision as precisions
+  from zoo import strategies
   from zoo import tasks
   from zoo import work_dir as work_dirs
 
+  devices = strategies.make(strategy)  # before all other use of TensorFlow
+  precision = precisions.best() if precision == 'auto' else precision
   baseline = read_result(baseline_dir, ['baseline'])
   data = pretrain.upstream_task(baseline, data_dir)
   wanted = find_slices(baseline, tree, min_examples, max_overlap, only)
@@ -58,7 +63,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
       recipe = dataclasses.replace(recipe, steps=math.ceil(epochs * one.examples / recipe.batch))
     own = {'slice': {'node': one.node, 'classes': list(one.classes)},
            'recipe': dataclasses.asdict(recipe)}
-    with work_dirs.opened(folder, settings | own):
+    with work_dirs.opened(folder, settings | own, strategies.is_chief(devices)):
       if os.path.exists(os.path.join(folder, pretrain.RESULT)):
         results.append(read_result(folder))
         continue
@@ -67,7 +72,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
         arrays = [tasks.read(data, (split, None), size) for split in ('train', 'test')]
       results.append(_train_one(
           baseline_dir, baseline, one, arrays, folder, recipe, kind, adapter_width,
-          adapter_stages, precision, command, f'{one.name} ({i + 1}/{len(wanted)}): step'))
+          adapter_stages, precision, devices, command, f'{one.name} ({i + 1}/{len(wanted)}): step'))
   return results
 
 
@@ -117,14 +122,16 @@ def read_result(folder, kinds=('baseline', 'expert')):
 
 
 def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapter_width,
-               adapter_stages, precision, command, what):
+               adapter_stages, precision, devices, command, what):
   """Trains one expert from the baseline; returns and writes its result."""
   import numpy as np
   from zoo import adapters
   from zoo import atomic
   from zoo import backbones
   from zoo import batches
+  from zoo import checkpoint
   from zoo import classifier
+  from zoo import strategies
   from zoo import training
   from zoo import weights
 
@@ -136,19 +143,19 @@ def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapte
   values['head/bias'] = values['head/bias'][columns]
   config = (adapters.AdapterConfig(adapter_width, adapter_stages)
             if kind == 'adapter' else None)
-  backbone = backbones.build(
-      backbones.Architecture(**baseline['architecture']), config, precision, recipe.seed)
-  model = classifier.Classifier(backbone, len(columns), recipe.loss)
-  weights.set_to(model, values, partly=config is not None)
-  if config is not None:
-    adapters.freeze_all_but_adapters(backbone)
+  with devices.scope():
+    backbone = backbones.build(
+        backbones.Architecture(**baseline['architecture']), config, precision, recipe.seed)
+    model = classifier.Classifier(backbone, len(columns), recipe.loss)
+    weights.set_to(model, values, partly=config is not None)
+    if config is not None:
+      adapters.freeze_all_but_adapters(backbone)
+    trainer = training.Trainer(model, recipe)
 
   train, held_out = (_of_classes(examples, columns) for examples in arrays)
-  before = pretrain.top_accuracy(training.predict(model, held_out.images), held_out.labels, 1)
-  history = training.fit(
-      model, batches.of(train, recipe, len(columns)), recipe, folder, what)
-  after = pretrain.top_accuracy(training.predict(model, held_out.images), held_out.labels, 1)
-  weights.save(os.path.join(folder, pretrain.WEIGHTS), weights.of(model))
+  before = pretrain.top_accuracy(trainer.predict(held_out.images), held_out.labels, 1)
+  history = trainer.fit(batches.of(train, recipe, len(columns)), recipe, folder, what)
+  after = pretrain.top_accuracy(trainer.predict(held_out.images), held_out.labels, 1)
   result = {
       'kind': 'expert', 'preset': baseline['preset'],
       'architecture': baseline['architecture'], 'image_size': baseline['image_size'],
@@ -161,7 +168,10 @@ def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapte
                  'training_batches_top1': history[-1]['accuracy']},
       'cost': pretrain.cost(history, recipe),
       'seed': recipe.seed, 'command': list(command)}
-  atomic.write_json(os.path.join(folder, pretrain.RESULT), result)
+  if strategies.is_chief(devices):
+    weights.save(os.path.join(folder, pretrain.WEIGHTS), weights.of(model))
+    atomic.write_json(os.path.join(folder, pretrain.RESULT), result)
+    checkpoint.remove(folder)
   return result
 
 
@@ -239,7 +249,8 @@ def main(values, command):
   results = train_experts(
       values.baseline, values.work_dir, tree, pretrain.recipe_of(values, values.steps),
       values.kind, values.adapter_width, stages, values.min_examples, values.max_overlap,
-      values.slices, values.data_dir, values.precision, values.epochs, command)
+      values.slices, values.data_dir, values.precision, values.epochs,
+      values.strategy, command)
   print(json.dumps(results) if values.json else table(results))
 
 

@@ -13,17 +13,20 @@ class Notice:
   """Whether a signal has come.
 
   Attributes:
-    asked: True from then on.
+    asked: the number of the first one; None before that.
   """
-  asked = False
+  asked = None
 
 
 @contextlib.contextmanager
 def noticed():
   """Notes SIGTERM and the first SIGINT while the block runs, in place of what they else do.
 
+  A block that answers raises `Preempted`. If it ends otherwise, the signal came too late for
+  it, and does after it what it else does. A signal that the process ignores stays ignored.
+
   Yields:
-    A `Notice`. Outside the main thread, where Python hears no signal, it stays False.
+    A `Notice`. Outside the main thread, where Python hears no signal, none comes.
   """
   notice, before = Notice(), {}
 
@@ -31,12 +34,18 @@ def noticed():
     del frame
     if notice.asked and number == signal.SIGINT:
       raise KeyboardInterrupt  # a second Ctrl-C does not wait
-    notice.asked = True
+    notice.asked = notice.asked or number
 
   if threading.current_thread() is threading.main_thread():
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)
+              if signal.getsignal(number) not in (signal.SIG_IGN, None)}
   try:
     yield notice
+  except KeyboardInterrupt:
+    notice.asked = None
+    raise
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+    if notice.asked:
+      signal.raise_signal(notice.asked)

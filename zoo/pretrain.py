@@ -18,7 +18,7 @@ RESULT = 'result.json'
 
 
 def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image_size=None,
-             precision='float32', command=()):
+             precision='float32', strategy='default', command=()):
   """Trains a classifier from scratch, or goes on with it.
 
   Args:
@@ -28,7 +28,8 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
     work_dir: folder of this run.
     data_dir, label: as in `zoo.tasks.load`.
     image_size: pixels; None for the preset's.
-    precision: a Keras precision policy, 'float32' or 'mixed_bfloat16'.
+    precision: a Keras precision policy, or 'auto' for `zoo.precision.best()`.
+    strategy: as `zoo.strategies.make` takes it; several workers share work_dir.
     command: the command line, for the record.
 
   Returns:
@@ -39,30 +40,40 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
   from zoo import atomic
   from zoo import backbones
   from zoo import batches
+  from zoo import checkpoint
   from zoo import classifier
+  from zoo import precision as precisions
+  from zoo import strategies
   from zoo import tasks
   from zoo import training
   from zoo import weights
   from zoo import work_dir as work_dirs
 
+  devices = strategies.make(strategy)  # before all other use of TensorFlow
+  chief = strategies.is_chief(devices)
+  precision = precisions.best() if precision == 'auto' else precision
   architecture = backbones.preset(preset)
   image_size = image_size or architecture.image_size
   data = tasks.load(task, data_dir, label)
+  data.check_one_label('but a baseline learns one: name another task or --label.')
   settings = {
       'task': task, 'source': data.source, 'label': label, 'preset': preset,
       'image_size': image_size, 'precision': precision, 'recipe': dataclasses.asdict(recipe)}
-  with work_dirs.opened(work_dir, settings):
+  with work_dirs.opened(work_dir, settings, chief):
     done = os.path.join(work_dir, RESULT)
     if os.path.exists(done):
       return atomic.read_json(done)
     examples = tasks.read(data, ('train', None), image_size)
-    backbone = backbones.build(architecture, precision=precision, seed=recipe.seed)
-    model = classifier.Classifier(backbone, len(data.class_names), recipe.loss)
-    history = training.fit(
-        model, batches.of(examples, recipe, len(data.class_names)), recipe, work_dir, f'{preset} on {task}: step')
-    weights.save(os.path.join(work_dir, WEIGHTS), weights.of(model))
+    with devices.scope():
+      backbone = backbones.build(architecture, precision=precision, seed=recipe.seed)
+      model = classifier.Classifier(backbone, len(data.class_names), recipe.loss)
+      trainer = training.Trainer(model, recipe)
+    history = trainer.fit(batches.of(examples, recipe, len(data.class_names)), recipe, work_dir,
+                          f'{preset} on {task}: step')
+    if chief:
+      weights.save(os.path.join(work_dir, WEIGHTS), weights.of(model))
     held_out = tasks.read(data, ('test', None), image_size)
-    logits = training.predict(model, held_out.images)
+    logits = trainer.predict(held_out.images)
     result = {
         'kind': 'baseline', 'preset': preset, 'architecture': architecture.to_dict(),
         'image_size': image_size,
@@ -76,7 +87,9 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
                    'training_batches_top1': history[-1]['accuracy']},
         'cost': cost(history, recipe),
         'settings': settings, 'seed': recipe.seed, 'command': list(command)}
-    atomic.write_json(done, result)
+    if chief:
+      atomic.write_json(done, result)
+      checkpoint.remove(work_dir)
     return result
 
 
@@ -97,8 +110,10 @@ def cost(history, recipe):
 def device():
   """What computes here, in words."""
   import tensorflow as tf
-  gpus = tf.config.list_logical_devices('GPU')
-  return f'{len(gpus)} GPU' if gpus else f'CPU, {os.cpu_count()} cores'
+  for kind in ('TPU', 'GPU'):
+    if found := tf.config.list_logical_devices(kind):
+      return f'{len(found)} {kind}'
+  return f'CPU, {os.cpu_count()} cores'
 
 
 def upstream_task(baseline, data_dir=None):
@@ -137,15 +152,15 @@ def define_recipe(values, **defaults):
   flags.DEFINE_integer('crop', 4, 'Pixels of reflection padding for random crops.',
                        flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of weights, orders and augmentation.', flag_values=values)
-  flags.DEFINE_enum('precision', 'mixed_bfloat16', ['float32', 'mixed_bfloat16'],
-                    'Arithmetic in training; weights are float32 anyway.', flag_values=values)
+  flags.DEFINE_float('mixup', 0., 'Alpha of MixUp.', flag_values=values)
+  cli.define_devices(values)
 
 
 def recipe_of(values, steps):
   """The `zoo.training.Recipe` that the flags of `define_recipe` ask for."""
   from zoo import training
   names = ('batch', 'learning_rate', 'warmup', 'weight_decay', 'label_smoothing', 'loss',
-           'flip', 'crop', 'seed')
+           'flip', 'crop', 'mixup', 'seed')
   return training.Recipe(steps=steps, **{name: values[name].value for name in names})
 
 
@@ -164,7 +179,8 @@ flags.mark_flags_as_required(['task', 'work_dir', 'steps'], flag_values=FLAGS)
 def main(values, command):
   result = pretrain(
       values.task, values.preset, recipe_of(values, values.steps), values.work_dir,
-      values.data_dir, values.label, values.image_size, values.precision, command)
+      values.data_dir, values.label, values.image_size, values.precision, values.strategy,
+      command)
   print(json.dumps(result['scores']))
 
 

@@ -22,7 +22,7 @@ def make(name='default', seconds=SECONDS_TO_COME):
       'mirrored' (all GPUs of this machine, or all its logical CPUs where there is none),
       'multi_worker' (the processes that TF_CONFIG names) or 'tpu:NAME' ('tpu:local' on its
       own machine).
-    seconds: how long to wait for the other workers.
+    seconds: how long to wait for the other workers, or the TPU.
 
   Raises:
     ValueError: the name or TF_CONFIG is wrong, or there is no such device.
@@ -36,7 +36,7 @@ def make(name='default', seconds=SECONDS_TO_COME):
   if kind == 'default':
     return tf.distribute.get_strategy()
   if kind == 'multi_worker':
-    _meet(*_cluster(os.environ.get('TF_CONFIG')), seconds)
+    meet(*_cluster(os.environ.get('TF_CONFIG')), seconds)
     try:
       return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -53,6 +53,9 @@ def make(name='default', seconds=SECONDS_TO_COME):
     return tf.distribute.OneDeviceStrategy(f'/device:{rest}')
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=rest)
+    for job in resolver.cluster_spec().as_dict().values():
+      for address in job:  # where nobody listens, TensorFlow would wait for ever
+        _connection(address, seconds).close()
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
   except Exception as error:  # whatever the resolver, the network and the runtime raise
@@ -76,12 +79,27 @@ def processes(strategy):
   return max(getattr(strategy.extended, '_num_workers', 1), 1)
 
 
+def of_all(strategy, numbers):
+  """Tells every process the numbers of all; each must call it, with as many numbers.
+
+  Args:
+    strategy: that of the run.
+    numbers: a list of K floats.
+
+  Returns:
+    float32 [R, K], those of the process of each replica; [1, K] where there is one process.
+  """
+  import numpy as np
+  import tensorflow as tf
+  own = np.array([numbers], np.float32)
+  if processes(strategy) == 1:
+    return own
+  return strategy.gather(strategy.run(lambda: tf.constant(own)), axis=0).numpy()
+
+
 def barrier(strategy):
   """Returns when every process of the run has come here."""
-  import tensorflow as tf
-  if processes(strategy) > 1:
-    strategy.run(lambda: tf.distribute.get_replica_context().all_reduce(
-        tf.distribute.ReduceOp.SUM, tf.constant(1.)))
+  of_all(strategy, [0.])
 
 
 def to_replicas(strategy, array):
@@ -109,7 +127,8 @@ def _cluster(text):
     tasks = [(job, i) for job in ('chief', 'worker') for i in range(len(cluster.get(job, ())))]
     addresses = [cluster[job][i] for job, i in tasks]
     for address in addresses:
-      if int(address.rpartition(':')[2]) < 1 or not address.rpartition(':')[0]:
+      host, _, port = address.rpartition(':')
+      if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f'{address!r} is no host:port')
     if task not in tasks:
       raise ValueError(f'task {task[0]} {task[1]} is not in the cluster')
@@ -119,46 +138,82 @@ def _cluster(text):
   return addresses, tasks.index(task)
 
 
-def _meet(addresses, own, seconds):
+def meet(addresses, own, seconds):
   """Waits until all workers are there: TensorFlow itself waits for ever, deaf to signals.
 
   The first listens on the port that TensorFlow is going to use; the others say who they are
   there, and all go on when it has heard every one.
   """
   until = time.monotonic() + seconds
-  host, _, port = addresses[0].rpartition(':')
-  if own:
-    while True:
-      try:
-        with socket.create_connection((host, int(port)), timeout=1) as line:
-          line.sendall(own.to_bytes(4, 'big'))
-          line.settimeout(max(until - time.monotonic(), 1))
-          if line.recv(1) == b'+':
-            return
-      except OSError:
-        pass
-      if time.monotonic() > until:
-        raise TimeoutError(f'the first worker, at {addresses[0]}, did not come or missed another '
-                           f'one for {seconds} s: start all workers of TF_CONFIG together.')
-      time.sleep(0.2)
-  came = {}
-  with contextlib.ExitStack() as lines:
+  with _listening(addresses[own]) as server:
+    if own == 0:
+      _gather(server, addresses, until, seconds)
+      return
+  while True:
     try:
-      server = lines.enter_context(socket.create_server(('', int(port))))
-    except OSError as error:
-      raise ValueError(f'TF_CONFIG: port {port} of this worker cannot be used '
-                       f'({error.strerror}): name another.') from None
-    while len(came) < len(addresses) - 1:
+      with _connection(addresses[0], 1) as line:
+        line.sendall(_greeting(own))
+        line.settimeout(max(until - time.monotonic(), 0.01))
+        if line.recv(1) == b'+':
+          return
+    except OSError:
+      pass
+    if time.monotonic() > until:
+      raise TimeoutError(f'the first worker, at {addresses[0]}, did not come or missed another '
+                         f'one for {seconds} s: start all workers of TF_CONFIG together.')
+    time.sleep(0.2)
+
+
+def _connection(address, seconds):
+  host, _, port = address.rpartition(':')
+  return socket.create_connection((host, int(port)), seconds)
+
+
+def _listening(address):
+  """A socket on the port of an own address, where TensorFlow would fail less clearly."""
+  port = int(address.rpartition(':')[2])
+  try:
+    return socket.create_server(('', port))
+  except OSError as error:
+    raise ValueError(f'TF_CONFIG: port {port} of this worker cannot be used '
+                     f'({error.strerror}): name another.') from None
+
+
+def _greeting(index):
+  return b'zoo worker' + index.to_bytes(4, 'big')
+
+
+def _gather(server, addresses, until, seconds):
+  """Hears the greetings of all others, whatever else comes to the port, and lets them go."""
+  others = {_greeting(i): f'{i} at {address}' for i, address in enumerate(addresses) if i}
+  came = {}  # the latest connection of each
+  with contextlib.ExitStack() as lines:
+    while len(came) < len(others):
       server.settimeout(max(until - time.monotonic(), 0.01))
       try:
         line = lines.enter_context(server.accept()[0])
-        line.settimeout(5)
-        came[int.from_bytes(line.recv(4), 'big')] = line
+        line.settimeout(1)
+        greeting = line.recv(len(_greeting(0)))
+        if greeting in others:
+          came[greeting] = line
       except OSError:
-        if time.monotonic() > until:
-          missing = [f'{i} at {address}' for i, address in enumerate(addresses)
-                     if i and i not in came]
-          raise TimeoutError(f'after {seconds} s there is no worker {", ".join(missing)}: start '
-                             'all workers of TF_CONFIG together, with the same flags.') from None
+        pass  # nobody came, or somebody who says nothing
+      came = {greeting: line for greeting, line in came.items() if _open(line)}
+      if len(came) < len(others) and time.monotonic() > until:
+        missing = [other for greeting, other in others.items() if greeting not in came]
+        raise TimeoutError(f'after {seconds} s there is no worker {", ".join(missing)}: start '
+                           'all workers of TF_CONFIG together, with the same flags.')
     for line in came.values():
       line.sendall(b'+')
+
+
+def _open(line):
+  """Whether the other side, which has said all it has to say, is still there."""
+  line.setblocking(False)
+  try:
+    line.recv(1)
+    return False
+  except BlockingIOError:
+    return True
+  except OSError:
+    return False

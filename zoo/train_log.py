@@ -10,6 +10,13 @@ FILE = 'log.csv'
 TENSORBOARD = 'tensorboard'
 
 
+def write_image(work_dir, name, png):
+  """Writes an image, as bytes of a PNG file, for TensorBoard."""
+  import tensorflow as tf
+  with tf.summary.create_file_writer(os.path.join(work_dir, TENSORBOARD)).as_default():
+    tf.summary.image(name, tf.image.decode_png(png, 3)[None], step=0)
+
+
 class Log:
   """Rows of numbers, a dict each, with a 'step'.
 
@@ -43,8 +50,9 @@ class Log:
       for name, value in row.items():
         if name not in ('step', 'seconds'):
           tf.summary.scalar(name, value, step=row['step'])
+    self._writer.flush()  # or a kill would lose the rows of some minutes
 
   def close(self):
-    """Writes out what is buffered."""
+    """Closes the file of events."""
     if self._work_dir:
       self._writer.close()

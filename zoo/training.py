@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_CHECKPOINTS = 60
 SECONDS_OF_A_CALL = 0.5  # of the compiled loop, after which Python looks at signals and clocks
 STEPS_BETWEEN_LOGS = 50  # fewer in a short run, so that its curve has some 20 points
+# What may differ between the runs of a `Trainer`.
+FREE = ('steps', 'learning_rate', 'warmup', 'schedule', 'tenths', 'flip', 'crop', 'mixup', 'seed')
 
 
 class NotFiniteError(ArithmeticError):
@@ -41,7 +43,8 @@ class Recipe:
     batch: examples an update.
     learning_rate: at the end of the warm-up.
     warmup: steps from zero to the full rate.
-    schedule: 'cosine' (to zero) or 'steps' (a tenth at 30, 60 and 90% of the steps).
+    schedule: 'cosine' (to zero) or 'steps' (a tenth after each of `tenths` of the steps).
+    tenths: whole numbers; after 30, 60 and 90% if not given.
     momentum: of SGD, in Nesterov's form if `nesterov`.
     weight_decay: decoupled, a step, times the learning rate.
     label_smoothing: share of the target spread over all classes (softmax only).
@@ -54,6 +57,7 @@ class Recipe:
   learning_rate: float = 0.1
   warmup: int = 0
   schedule: str = 'cosine'
+  tenths: tuple[int, ...] = (3, 6, 9)
   momentum: float = 0.9
   nesterov: bool = True
   weight_decay: float = 0.
@@ -79,24 +83,31 @@ def learning_rate(recipe, step):
     return recipe.learning_rate * (step + 1) / recipe.warmup
   if recipe.schedule == 'steps':
     # In whole numbers, since 0.3 * 10 > 3 in floating point.
-    passed = sum(10 * step >= tenths * recipe.steps for tenths in (3, 6, 9))
+    passed = sum(10 * step >= tenths * recipe.steps for tenths in recipe.tenths)
     return recipe.learning_rate * 0.1 ** passed
   done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
   return recipe.learning_rate * 0.5 * (1 + np.cos(np.pi * min(done, 1.)))
 
 
-def loss_of(recipe):
-  """The loss of each example: a function of targets [B, C] and logits [B, C] to [B]."""
-  if recipe.loss == 'softmax':
-    return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=recipe.label_smoothing, reduction='none')
+def loss_of(recipe, class_weights=None):
+  """The loss of each example: a function of targets [B, C] and logits [B, C] to [B].
+
+  Args:
+    recipe: a `Recipe`.
+    class_weights: floats [C], or None for ones: factors on the losses of the examples of
+      each class ('softmax'), or on what each class adds to every example's ('sigmoid').
+  """
+  def softmax(targets, logits):
+    losses = keras.losses.categorical_crossentropy(
+        targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing)
+    return losses if class_weights is None else losses * keras.ops.matmul(targets, class_weights)
 
   def sigmoid(targets, logits):
     # Summed over classes: with many of them, the mean would all but vanish.
-    each = keras.losses.binary_crossentropy(targets, logits, from_logits=True)
-    return each * logits.shape[-1]
+    losses = keras.ops.binary_crossentropy(targets, logits, from_logits=True)
+    return keras.ops.sum(losses if class_weights is None else losses * class_weights, -1)
 
-  return sigmoid
+  return softmax if recipe.loss == 'softmax' else sigmoid
 
 
 class Trainer:
@@ -107,14 +118,14 @@ class Trainer:
   zero; the rest is part of the compiled step.
 
   Make model and trainer in the scope of a strategy (`zoo.strategies.make`) to train under it.
-  Each replica takes an equal part of every batch. If a step does not fit into memory, the
-  batch is computed in two parts, then in four and so on, and their gradients are summed.
+  Each replica takes an equal part of every batch. If a step does not fit into memory, half as
+  many images are computed at once, and then again, and their gradients are summed.
 
   Args:
     model: a built Keras model from float32 images [B, H, W, 3] in [0, 1] to logits [B, C],
       with an attribute `classes`, C.
     recipe: a `Recipe`.
-    class_weights: floats [C], factors on the loss of the examples of each class, or None.
+    class_weights: as in `loss_of`.
 
   Raises:
     ValueError: the batch does not split evenly over the replicas.
@@ -129,7 +140,7 @@ class Trainer:
     if recipe.batch % replicas:
       below = recipe.batch - recipe.batch % replicas
       raise ValueError(f'a batch of {recipe.batch} does not split evenly over {replicas} replicas: '
-                       f'use --batch={below or replicas} or {below + replicas}.')
+                       f'use --batch={f"{below} or " if below else ""}{below + replicas}.')
     self._class_weights = None if class_weights is None else np.asarray(class_weights, np.float32)
     optimizer = keras.optimizers.SGD(
         recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
@@ -144,22 +155,18 @@ class Trainer:
     optimizer.build(model.trainable_variables)
     self._optimizer = optimizer
     self._fresh = [np.asarray(variable) for variable in optimizer.variables]
-    self._parts = 1
+    self._at_once = recipe.batch // replicas  # images of one replica
     self._update = self._compiled()
-
-    @tf.function
-    def outputs(parts):
-      each = self.strategy.run(lambda images: model(images, training=False), (parts,))
-      return self.strategy.gather(each, axis=0)
-
-    self._outputs = outputs
+    self._outputs = sharded(model, self.strategy)
 
   def _compiled(self):
     """The compiled loop over some steps; see `update`."""
     import tensorflow as tf
     model, optimizer, strategy, recipe = self.model, self._optimizer, self.strategy, self.recipe
-    variables, parts, weights = model.trainable_variables, self._parts, self._class_weights
-    each_loss = loss_of(recipe)
+    variables, at_once = model.trainable_variables, self._at_once
+    losses_of = loss_of(recipe, self._class_weights)
+    size = recipe.batch // strategy.num_replicas_in_sync
+    parts = -(-size // at_once)
     share = 1 / strategy.num_replicas_in_sync / parts
 
     def gradients_of(images, labels):
@@ -168,10 +175,7 @@ class Trainer:
         labels = tf.one_hot(labels, model.classes)
       with tf.GradientTape() as tape:
         logits = model(tf.cast(images, tf.float32) / 255., training=True)
-        losses = each_loss(labels, logits)
-        if weights is not None:
-          losses *= tf.linalg.matvec(labels, weights)
-        loss = tf.reduce_sum(losses) / recipe.batch
+        loss = tf.reduce_sum(losses_of(labels, logits)) / recipe.batch
         total = loss + share * tf.add_n(model.losses) if model.losses else loss
         if self._half:
           total = optimizer.scale_loss(total)
@@ -185,16 +189,14 @@ class Trainer:
       return gradients, tf.stack([loss, tf.reduce_sum(hits) / recipe.batch])
 
     def in_parts(images, labels):
-      size = -(-images.shape[0] // parts)
-
-      def add(i, gradients, sums):
-        more, others = gradients_of(images[i * size:(i + 1) * size],
-                                    labels[i * size:(i + 1) * size])
-        return i + 1, [a + b for a, b in zip(gradients, more, strict=True)], sums + others
+      def add(first, gradients, sums):
+        next_one = first + at_once
+        more, others = gradients_of(images[first:next_one], labels[first:next_one])
+        return next_one, [a + b for a, b in zip(gradients, more, strict=True)], sums + others
 
       start = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
       _, gradients, sums = tf.while_loop(
-          lambda i, *_: i * size < images.shape[0], add, (0, start, tf.zeros(2)),
+          lambda first, *_: first < size, add, (0, start, tf.zeros(2)),
           parallel_iterations=1)  # the next part only when the memory of the last is free
       return gradients, sums
 
@@ -231,8 +233,7 @@ class Trainer:
       watch: called with every row of the log, if given.
     """
     import tensorflow as tf
-    free = ['steps', 'learning_rate', 'warmup', 'schedule', 'flip', 'crop', 'mixup', 'seed']
-    free += ['weight_decay'] * bool(self.recipe.weight_decay)
+    free = FREE + ('weight_decay',) * bool(self.recipe.weight_decay)
     if dataclasses.replace(self.recipe, **{n: getattr(recipe, n) for n in free}) != recipe:
       raise ValueError(f'the recipe differs from the trainer\'s in more than {", ".join(free)}.')
     if self.recipe.weight_decay:
@@ -242,23 +243,25 @@ class Trainer:
       try:
         return self._fit(batches, recipe, work_dir, what, watch)
       except tf.errors.ResourceExhaustedError:
-        own = recipe.batch // self.strategy.num_replicas_in_sync
-        if self._parts >= own:
+        if self._at_once == 1:
           raise MemoryError(f'{what}: not even a single image at a time fits into memory: use '
                             'a smaller network or image size.') from None
-        self._parts *= 2
-        logger.warning('%s: out of memory; going on with batches computed in %d parts of %d '
-                       'images.', what, self._parts, -(-own // self._parts))
+        self._at_once = -(-self._at_once // 2)
+        logger.warning('%s: out of memory; going on with %d images at once, and the sum of the '
+                       'gradients.', what, self._at_once)
         self._update = self._compiled()
         for variable, value in zip(self.model.variables, start, strict=True):
           variable.assign(value)
 
   def _fit(self, batches, recipe, work_dir, what, watch):
     import tensorflow as tf
-    chief, alone = strategies.is_chief(self.strategy), strategies.processes(self.strategy) == 1
+    chief = strategies.is_chief(self.strategy)
     for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
       variable.assign(value)
     step, history, recent = checkpoint.restore(work_dir, self.model, self._optimizer)
+    if np.ptp(strategies.of_all(self.strategy, [step])):
+      raise ValueError(f'{what}: the workers went on from different steps, this one from {step}: '
+                       'give all the same --work_dir, in a folder that they share.')
     log = train_log.Log(work_dir if chief else None, history)
     saved = time.monotonic()
     start = saved - (history[-1]['seconds'] if history else 0)
@@ -278,11 +281,7 @@ class Trainer:
         rates[:count] = [learning_rate(recipe, step + i) for i in range(count)]
         began = time.monotonic()
         found = self._update(stream, tf.constant(rates), tf.constant(count)).numpy()
-        # Processes would differ in what they measure, and each must take the same steps.
-        if alone and time.monotonic() - began < SECONDS_OF_A_CALL:
-          pace = min(2 * pace, STEPS_BETWEEN_LOGS)
-        elif alone:
-          pace = max(pace // 2, 1)
+        slow = time.monotonic() - began > SECONDS_OF_A_CALL
         losses, accuracies = found.T.tolist()
         if not np.isfinite(losses).all():
           bad = int(np.argmin(np.isfinite(losses)))
@@ -298,9 +297,13 @@ class Trainer:
           recent = [[], []]
           if watch is not None:
             watch(log.rows[-1])
-        if notice.asked:
+        # Every process must take the same steps, so what one hears or measures goes for all.
+        asked, slow = strategies.of_all(self.strategy, [bool(notice.asked), slow]).any(0)
+        pace = max(pace // 2, 1) if slow else min(2 * pace, STEPS_BETWEEN_LOGS)
+        if asked:
           save()
-          raise preemption.Preempted(f'{what}: stopped at step {step}.')
+          kept = 'the same command goes on there' if work_dir else 'nothing is kept'
+          raise preemption.Preempted(f'{what}: stopped at step {step}; {kept}.')
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
           save()
           saved = time.monotonic()
@@ -340,14 +343,7 @@ class Trainer:
     Returns:
       float32 [N, C], each example seen once.
     """
-    replicas = self.strategy.num_replicas_in_sync
-
-    def spread(full):
-      rest = -len(full) % replicas
-      parts = np.concatenate([full, full[:1].repeat(rest, 0)]) if rest else full
-      return self._outputs(strategies.to_replicas(self.strategy, parts))[:len(full)]
-
-    return predict(spread, images, batch * replicas, what)
+    return predict(self._outputs, images, batch * self.strategy.num_replicas_in_sync, what)
 
 
 def fit(model, batches, recipe, work_dir=None, what='training'):
@@ -374,6 +370,28 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
     MemoryError: not even one image at a time fits.
   """
   return Trainer(model, recipe).fit(batches, recipe, work_dir, what)
+
+
+def sharded(model, strategy):
+  """A function of float32 images [B, H, W, 3] to the model's outputs [B, ...], for `predict`.
+
+  Each replica computes a part of the images, each image is seen once, and every process gets
+  all outputs. The model must be of the strategy's scope.
+  """
+  import tensorflow as tf
+  replicas = strategy.num_replicas_in_sync
+
+  @tf.function
+  def outputs(parts):
+    each = strategy.run(lambda images: model(images, training=False), (parts,))
+    return strategy.gather(each, axis=0)
+
+  def spread(images):
+    rest = -len(images) % replicas
+    parts = np.concatenate([images, images[:1].repeat(rest, 0)]) if rest else images
+    return outputs(strategies.to_replicas(strategy, parts))[:len(images)]
+
+  return spread
 
 
 def predict(function, images, batch=256, what=''):

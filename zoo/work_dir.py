@@ -14,12 +14,13 @@ SETTINGS = 'settings.json'
 
 
 @contextlib.contextmanager
-def opened(path, settings):
+def opened(path, settings, owner=True):
   """Holds a work directory for one process and one set of settings.
 
   Args:
     path: the folder, made if need be.
     settings: a JSON-like dict of everything that changes the result.
+    owner: False in all but one of the processes of one run; they only read there.
 
   Yields:
     The path. The lock goes with the process, also when it is killed.
@@ -32,6 +33,9 @@ def opened(path, settings):
   if os.path.exists(path) and not os.path.isdir(path):
     raise ValueError(f'--work_dir={path} is a file; name a folder.')
   os.makedirs(path, exist_ok=True)
+  if not owner:
+    yield path
+    return
   with open(os.path.join(path, '.lock'), 'a+', encoding='utf-8') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
