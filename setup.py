@@ -42,7 +42,8 @@ setuptools.setup(
     extras_require={
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
         'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
-        'test': ['hypothesis', 'pytest', 'ruff'],
+        'search': ['optuna~=5.0'],  # --sweep=search
+        'test': ['hypothesis', 'optuna~=5.0', 'pytest', 'ruff'],
     },
     entry_points={'console_scripts': [
         'zoo-transfer = finetune.transfer_main:console',

@@ -1,9 +1,10 @@
 """speed.py: images per second of embedding and of fine-tuning, beside their limits.
 
-Embedding by a module is set beside the bare compiled forward pass of the same network, and
-our training step on a module beside a plain Keras `fit` of the same network. All four run in
-turn in one process, several rounds, so that a change of the machine's speed hits all alike:
-the ratios count, not the single rates. Prints one JSON line.
+Embedding by a module is set beside the bare compiled forward pass of the same network. Our
+training step, on the module as it is rebuilt and on the module as any other SavedModel, is set
+beside a plain Keras `fit` of the same network and a `tf_keras` `fit` of the same module in
+`hub.KerasLayer`. All run in turn in one process, several rounds, so that a change of the
+machine's speed hits all alike: the ratios count, not the single rates. Prints one JSON line.
 """
 
 import json
@@ -17,7 +18,7 @@ from zoo import cli
 
 
 def measure(preset, image_size, batch, steps, rounds):
-  """Measures the four rates.
+  """Measures the rates.
 
   Args:
     preset: name of the backbone.
@@ -27,12 +28,14 @@ def measure(preset, image_size, batch, steps, rounds):
     rounds: how often each is measured; the median counts.
 
   Returns:
-    A dict of images_per_second (of embed, forward, finetune, keras_fit) and of ratios
-    (embed_over_forward, finetune_over_keras_fit), the medians of the ratios round by round.
+    A dict of images_per_second by contender, and of ratios, the medians of the ratios round by
+    round: embed_over_forward, and finetune over each of the others.
   """
   import keras
   import numpy as np
   import tensorflow as tf
+  import tensorflow_hub
+  import tf_keras
 
   from export import hub
   from export import metadata
@@ -54,12 +57,21 @@ def measure(preset, image_size, batch, steps, rounds):
     saved_model.save(backbone, path)
     module = hub.Module(path, path, metadata.read(path))
     embed = embedder.Embedder(module)
-    ours = tuned.Tuned(
-        saved_layer.SavedLayer(hub.load(module)), backbone.architecture.features, 10)
+    features = backbone.architecture.features
+    foreign = tuned.Tuned(saved_layer.SavedLayer(hub.load(module)), features, 10)
+    legacy = tf_keras.Sequential([
+        tensorflow_hub.KerasLayer(path, trainable=True), tf_keras.layers.Dense(10)])
+    legacy.build((None, image_size, image_size, 3))
   recipe = training.Recipe(steps=steps, batch=batch, learning_rate=1e-3, nesterov=False,
                            flip=False, crop=0)
-  trainer = training.Trainer(ours, recipe)
   stream = batches.Batches(images, labels, batch)
+
+  def ours(model):
+    trainer = training.Trainer(model, recipe)
+    return lambda: trainer.fit(stream, recipe)
+
+  def native(precision):
+    return ours(tuned.Tuned(backbones.build(preset, precision=precision), features, 10))
 
   bare = tf.function(backbone)
 
@@ -72,14 +84,20 @@ def measure(preset, image_size, batch, steps, rounds):
   plain = keras.Sequential([backbones.build(preset), keras.layers.Dense(10)])
   plain.compile(keras.optimizers.SGD(1e-3, momentum=0.9),
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  legacy.compile(tf_keras.optimizers.SGD(1e-3, momentum=0.9),
+                 tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
   contenders = {
       'forward': forward,
       'embed': lambda: embed(images, np.arange(len(images))),
       'keras_fit': lambda: plain.fit(scaled, labels, batch_size=batch, verbose=0),
-      'finetune': lambda: trainer.fit(stream, recipe)}
-  for run in contenders.values():
-    run()  # compiles
+      'hub_fit': lambda: legacy.fit(scaled, labels, batch_size=batch, verbose=0),
+      'finetune': native('float32'),
+      'finetune_foreign': ours(foreign),
+      'finetune_bfloat16': native('mixed_bfloat16')}
+  for _ in range(2):  # compiles, and finds its pace
+    for run in contenders.values():
+      run()
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, run in contenders.items():
@@ -95,7 +113,10 @@ def measure(preset, image_size, batch, steps, rounds):
       'images_per_second': {name: round(len(images) / float(np.median(taken)), 1)
                             for name, taken in seconds.items()},
       'embed_over_forward': round(ratio('embed', 'forward'), 3),
-      'finetune_over_keras_fit': round(ratio('finetune', 'keras_fit'), 3),
+      **{f'finetune_over_{name}': round(ratio('finetune', name), 3)
+         for name in contenders if 'fit' in name},
+      'foreign_over_hub_fit': round(ratio('finetune_foreign', 'hub_fit'), 3),
+      'bfloat16_over_float32': round(ratio('finetune_bfloat16', 'finetune'), 3),
       'versions': metadata.versions()}
 
 

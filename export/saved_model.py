@@ -81,14 +81,14 @@ def write(root, path, serving_default):
     os.rmdir(os.path.join(path, 'assets'))  # always there, always empty
 
 
-def restore(path, description, expert=None, precision='float32'):
+def restore(path, description, expert=None, precision='float32', stochastic_depth=0.):
   """Rebuilds the Keras network of a module of ours.
 
   Args:
     path: folder of the module.
     description: its module.json.
     expert: of a packed module the only one to build, or None for all.
-    precision: a Keras precision policy.
+    precision, stochastic_depth: as in `zoo.backbones.build`.
 
   Returns:
     A `zoo.backbones.Backbone` with the module's weights.
@@ -107,7 +107,8 @@ def restore(path, description, expert=None, precision='float32'):
   if config:
     config = adapters.AdapterConfig(**(config if expert is None else {**config, 'experts': 1}))
   backbone = backbones.build(
-      backbones.Architecture(**description['architecture']), config, precision)
+      backbones.Architecture(**description['architecture']), config, precision,
+      stochastic_depth=stochastic_depth)
   read_weights(backbone, path, expert)
   return backbone
 
@@ -126,9 +127,10 @@ def read_weights(backbone, path, expert=None):
   """
   import tensorflow as tf
   from zoo import adapters
+  from zoo import weights
   stored = tf.train.load_checkpoint(f'{path}/variables/variables')
   shapes = stored.get_variable_to_shape_map()
-  for i, variable in enumerate(backbone.variables):
+  for i, variable in enumerate(weights.learned(backbone)):
     key = f'variables/{i}/.ATTRIBUTES/VARIABLE_VALUE'
     value = stored.get_tensor(key) if key in shapes else None
     if value is not None and expert is not None and adapters.is_adapter(variable.path):

@@ -31,6 +31,8 @@ def define_plan(values):
   flags.DEFINE_integer('steps', None, 'Of the sweep fixed: 2,500 times --steps_scale.',
                        flag_values=values)
   flags.DEFINE_integer('trials', None, 'Of the sweep search: 20.', flag_values=values)
+  flags.DEFINE_float('stochastic_depth', None, 'Probability with which training leaves out the '
+                     'last residual branch, less for earlier ones: 0.', flag_values=values)
   flags.DEFINE_enum('class_weights', None, ['none', 'balanced'], 'Balanced: each class weighs '
                     'inversely to its examples in the loss.', flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of the order of examples, and of the search.',
@@ -42,7 +44,7 @@ def plan_of(values):
   """The `finetune.sweep.Plan` of the flags of `define_plan`."""
   from finetune import sweep
   names = ('sweep', 'tune', 'batch', 'steps_scale', 'learning_rate', 'steps', 'trials',
-           'class_weights', 'precision', 'strategy', 'seed')
+           'stochastic_depth', 'class_weights', 'precision', 'strategy', 'seed')
   try:
     return sweep.default_plan(**{name: getattr(values, name) for name in names})
   except ValueError as error:

@@ -78,7 +78,7 @@ def networks(data, plan, strategy, trust=False):
   """The `finetune.tuned.Networks` of a plan, under a `tf.distribute.Strategy`."""
   precision = precisions.best() if plan.precision == 'auto' else plan.precision
   return tuned.Networks(len(data.task.class_names), strategy, precision, trust,
-                        data.class_weights(plan.class_weights))
+                        data.class_weights(plan.class_weights), plan.stochastic_depth)
 
 
 class Run:

@@ -34,6 +34,7 @@ class Plan:
     steps_scale: factor on the steps of the sweeps 'light' and 'search'; 1 in full.
     learning_rate, steps: of the sweep 'fixed'.
     trials: of the sweep 'search'.
+    stochastic_depth: of modules of ours, as in `zoo.backbones.Backbone`.
     class_weights: 'none', or 'balanced': each class weighs inversely to its examples.
     precision: a Keras policy for modules of ours; 'auto' is `zoo.precision.best()`.
     strategy: as `zoo.strategies.make` takes it.
@@ -46,6 +47,7 @@ class Plan:
   learning_rate: float = 0.01
   steps: int | None = None
   trials: int = 20
+  stochastic_depth: float = 0.
   class_weights: str = 'none'
   precision: str = 'auto'
   strategy: str = 'default'
@@ -57,6 +59,9 @@ class Plan:
       if getattr(self, name) not in allowed:
         raise ValueError(f'--{name}={getattr(self, name)} is none of {", ".join(allowed)}.')
     stages(self.tune)
+    if not 0 <= self.stochastic_depth < 1:
+      raise ValueError(f'--stochastic_depth={self.stochastic_depth} must be at least 0, and below '
+                       '1.')
     for name in ('batch', 'steps_scale', 'learning_rate', 'trials', 'steps'):
       if getattr(self, name) is not None and not getattr(self, name) > 0:
         raise ValueError(f'--{name}={getattr(self, name)} must be above 0.')

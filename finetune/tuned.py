@@ -52,11 +52,12 @@ class Tuned(keras.Model):
 
   def take(self, other):
     """Takes the weights of another network of the same variables."""
-    for variable, value in zip(self.variables, other.variables, strict=True):
+    for variable, value in zip(weights.learned(self), weights.learned(other), strict=True):
       variable.assign(np.asarray(value))
 
 
-def build(candidate, classes, trust=False, precision='float32', tune='whole'):
+def build(candidate, classes, trust=False, precision='float32', tune='whole',
+          stochastic_depth=0.):
   """The network that fine-tunes an expert.
 
   Args:
@@ -64,7 +65,7 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole'):
     classes: C.
     trust: as in `export.hub.check`.
     precision: a Keras precision policy, for modules of ours.
-    tune: what is to train, as in `finetune.sweep.Plan`.
+    tune, stochastic_depth: as in `finetune.sweep.Plan`.
 
   Returns:
     A `Tuned`.
@@ -75,9 +76,10 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole'):
   module, stages = candidate.module, sweep.stages(tune)
   if kind_of(candidate) is not None:
     hub_lib.check(module, trust)
-    body = saved_model.restore(module.path, module.metadata, candidate.expert, precision)
+    body = saved_model.restore(module.path, module.metadata, candidate.expert, precision,
+                               stochastic_depth)
     if tune == 'adapters' and body.adapters is None:
-      body = _adapted(body, precision)
+      body = _adapted(body, precision, stochastic_depth)
     if tune == 'adapters':
       adapters_lib.freeze_all_but_adapters(body)
     elif stages is not None:
@@ -100,10 +102,11 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole'):
   return Tuned(layer, embedding.shape[1], classes)
 
 
-def _adapted(body, precision):
+def _adapted(body, precision, stochastic_depth):
   """The same network with fresh adapters, which at first change nothing."""
   adapted = backbones.build(
-      body.architecture, adapters_lib.AdapterConfig(ADAPTER_WIDTH), precision)
+      body.architecture, adapters_lib.AdapterConfig(ADAPTER_WIDTH), precision,
+      stochastic_depth=stochastic_depth)
   weights.set_to(adapted, weights.of(body), partly=True)
   return adapted
 
@@ -127,7 +130,7 @@ class Networks:
   Args:
     classes: C.
     strategy: a `tf.distribute.Strategy`, under which all is made.
-    precision, trust: as in `build`.
+    precision, trust, stochastic_depth: as in `build`.
     class_weights: as in `zoo.training.Trainer`.
 
   Attributes:
@@ -136,13 +139,13 @@ class Networks:
   """
 
   def __init__(self, classes, strategy=None, precision='float32', trust=False,
-               class_weights=None):
+               class_weights=None, stochastic_depth=0.):
     import tensorflow as tf
     self.strategy = strategy or tf.distribute.get_strategy()
     self.chief = strategies.is_chief(self.strategy)
     self.precision = precision
     self._classes, self._trust = classes, trust
-    self._class_weights = class_weights
+    self._class_weights, self._stochastic_depth = class_weights, stochastic_depth
     self._made = self._loaded = self._trainer = self._start = None
 
   def of(self, candidate, setting):
@@ -167,13 +170,13 @@ class Networks:
     with self.strategy.scope():
       if made != self._made:
         self._made = None  # whatever fails now, nothing half made is used later
-        model = self.build(candidate, self.precision, setting.tune)
+        model = self._build(candidate, setting)
         self._trainer = training.Trainer(model, recipe, self._class_weights)
         self._made, self._loaded = made, candidate.key
         self._start = [np.asarray(variable) for variable in model.variables]
       elif candidate.key != self._loaded:
         self._loaded = None
-        other = self.build(candidate, self.precision, setting.tune)
+        other = self._build(candidate, setting)
         self._start = [np.asarray(variable) for variable in other.variables]
         self._loaded = candidate.key
     model = self._trainer.model
@@ -186,9 +189,9 @@ class Networks:
       model.head.kernel.assign(random.normal(0, shape[0] ** -0.5, shape))
     return model, self._trainer
 
-  def build(self, candidate, precision='float32', tune='whole'):
-    """As the function `build`, with the classes and the trust of these networks."""
-    return build(candidate, self._classes, self._trust, precision, tune)
+  def _build(self, candidate, setting):
+    return build(candidate, self._classes, self._trust, self.precision, setting.tune,
+                 self._stochastic_depth)
 
   def parts(self, candidate):
     """What of a network can be trained by itself, names as in `finetune.sweep.Plan`."""
@@ -207,10 +210,10 @@ class Networks:
       if self.precision == 'float32' or kind_of(candidate) is None:
         tested = model
       else:
-        tested = self.build(candidate, tune=setting.tune)
+        tested = build(candidate, self._classes, self._trust, tune=setting.tune)
         tested.take(model)
     own = tested
     if strategies.processes(self.strategy) > 1 or self.strategy.num_replicas_in_sync > 1:
-      own = self.build(candidate, tune=setting.tune)
+      own = build(candidate, self._classes, self._trust, tune=setting.tune)
       own.take(tested)
     return training.sharded(tested, self.strategy), own

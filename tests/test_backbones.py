@@ -158,3 +158,21 @@ def test_a_backbone_rebuilt_from_its_config_takes_the_weights_of_the_first():
     again(images)
     weights.set_to(again, weights.of(network))
     np.testing.assert_array_equal(again(images, expert=1), network(images, expert=1))
+
+
+def test_stochastic_depth_leaves_branches_out_in_training_only_and_keeps_the_mean():
+  images = np.random.default_rng(0).random((64, 8, 8, 3), np.float32)
+  plain = backbones.build(TINY_SMALL)
+  deep = backbones.build(TINY_SMALL, stochastic_depth=0.5)
+  weights.set_to(deep, weights.of(plain), partly=True)
+  assert not plain.training_matters
+  assert deep.training_matters
+  np.testing.assert_array_equal(deep(images), plain(images))
+  first, last = deep.units
+  assert (first.drop.rate, last.drop.rate) == (0.25, 0.5)
+  x = np.asarray(deep.stem(images))
+  branch = np.asarray(first(x)) - x  # the first unit's shortcut is its input
+  added = np.asarray(first(x, training=True)) - x
+  out = np.abs(added).max((1, 2, 3)) == 0
+  np.testing.assert_allclose(added[~out], branch[~out] / 0.75, atol=1e-5)
+  assert 4 < out.sum() < 28  # 16 expected of 64; three and a half standard deviations

@@ -1,16 +1,16 @@
-"""Training: every example counts, every step is the same after a kill, and nothing is silent."""
+"""Training: every example counts as much as it should, and nothing is silent.
+
+How a run goes on is in test_resume.py, how it is spread in test_strategies.py.
+"""
 
 import csv
 import dataclasses
 import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+from conftest import overflowing
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from zoo import atomic
 from zoo import backbones
 from zoo import batches
-from zoo import checkpoint
 from zoo import classifier
 from zoo import pretrain
 from zoo import train_log
@@ -27,7 +26,6 @@ from zoo import weights
 from zoo import work_dir
 
 TINY = backbones.Architecture((1, 1), 8, 'basic', 4, 'small', 2, 8)
-# Few and small steps, with everything on that could go astray between two processes.
 RECIPE = training.Recipe(steps=60, batch=32, learning_rate=0.05, warmup=5, weight_decay=1e-3,
                          label_smoothing=0.1, crop=2)
 
@@ -119,6 +117,42 @@ def test_an_image_of_one_pixel_can_be_augmented():
   images, labels = numbered(3, 1, 1)
   pictures, names = batches.Batches(images, labels, 3, flip=True, crop=4).at(0)
   assert pictures[:, 0, 0, 0].tolist() == names.tolist()
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.sampled_from([0.1, 1., 5.]))
+@settings(deadline=None, max_examples=40)
+def test_mixup_gives_each_image_the_shares_of_two_that_its_label_names(number, batch, alpha):
+  values = np.linspace(0, 255, number).astype(np.uint8)
+  images = np.broadcast_to(values[:, None, None, None], (number, 2, 3, 3))
+  stream = batches.Batches(images, np.arange(number), batch, mixup=alpha, classes=number)
+  for pictures, shares in stream.stream(0, 3):
+    assert (pictures.dtype, shares.dtype, shares.shape) == (np.uint8, np.float32, (batch, number))
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
+    assert ((shares > 0).sum(1) <= 2).all()
+    np.testing.assert_allclose(pictures[:, 0, 0, 0], shares @ values, atol=0.501)
+    assert (pictures == pictures[:, :1, :1, :1]).all()
+
+
+def test_mixup_mixes_several_labels_as_it_mixes_images():
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (9, 2, 2, 3), np.uint8)
+  labels = random.integers(0, 2, (9, 4)).astype(np.float32)
+  plain = batches.Batches(images, labels, 6, flip=True)
+  mixed = dataclasses.replace(plain, mixup=1.)
+  for step in range(3):
+    (pictures, names), (one, own) = mixed.at(step), plain.at(step)
+    share = (names - own[::-1])[own != own[::-1]] / (own - own[::-1])[own != own[::-1]]
+    assert np.ptp(share) < 1e-6
+    assert 0 < share[0] < 1
+    np.testing.assert_allclose(
+        pictures, share[0] * one + (1 - share[0]) * one[::-1].astype(float), atol=0.501)
+
+
+def test_without_mixup_labels_and_images_stay_as_they_are():
+  images, labels = numbered(7)
+  pictures, names = batches.Batches(images, labels, 7, mixup=0., classes=7).at(0)
+  assert names.dtype == labels.dtype
+  assert (pictures == names[:, None, None, None]).all()
 
 
 def test_no_example_or_a_missing_label_is_an_error():
@@ -220,52 +254,219 @@ def test_a_loss_that_is_not_a_number_stops_training_and_names_its_step():
     training.fit(tiny_model(), stream, training.Recipe(10, 2, 1e-3), what='stripes')
 
 
+def test_a_watch_sees_every_row_as_it_is_logged(tmp_path):
+  images, labels = stripes(32)
+  recipe = training.Recipe(steps=45, batch=4, learning_rate=0.01)
+  seen = []
+
+  def watch(row):
+    seen.append(row)
+    assert logged_steps(tmp_path)[-1] == row['step']
+
+  trainer = training.Trainer(tiny_model(), recipe)
+  rows = trainer.fit(batches.Batches(images, labels, 4), recipe, str(tmp_path), watch=watch)
+  assert seen == rows
+  assert [row['step'] for row in rows] == [*range(2, 45, 2), 45]
+
+
+class Counting(classifier.Classifier):
+  """Counts how often its call is traced."""
+  traces = 0
+
+  def call(self, images, training=False):
+    self.traces += 1
+    return super().call(images, training)
+
+
+def test_a_further_run_of_a_trainer_compiles_nothing():
+  recipe = training.Recipe(steps=9, batch=8, learning_rate=0.01, weight_decay=1e-3)
+  model = Counting(backbones.build(TINY), 2)
+  trainer, before = training.Trainer(model, recipe), model.traces
+  trainer.fit(batches.Batches(*stripes(32), 8), recipe)
+  first = model.traces
+  assert first > before
+  for change in ({'steps': 1}, {'steps': 130, 'schedule': 'steps'}, {'learning_rate': 0.1},
+                 {'weight_decay': 0.1}, {'seed': 1, 'warmup': 3}):
+    other = dataclasses.replace(recipe, **change)
+    trainer.fit(batches.Batches(*stripes(20, 1), 8, other.seed, flip=True, crop=1), other)
+  assert model.traces == first
+
+
+# One step of a linear network, by hand.
+
+
+def linear(classes=3, seed=0):
+  """A linear network on images of 1 pixel, with a kernel [3, classes]."""
+  import keras
+  model = keras.Sequential([
+      keras.Input((1, 1, 3)), keras.layers.Flatten(),
+      keras.layers.Dense(classes, use_bias=False)])
+  model.classes = classes
+  kernel = np.random.default_rng(seed).normal(size=(3, classes)).astype(np.float32)
+  model.variables[0].assign(kernel)
+  return model, kernel.astype(np.float64)
+
+
+# Batches in the order of the data: batch 0 has all of them, once.
+STEP = training.Recipe(
+    steps=1, batch=6, learning_rate=0.1, momentum=0., nesterov=False, flip=False, crop=0)
+PIXELS = np.random.default_rng(1).integers(0, 256, (6, 1, 1, 3), np.uint8)
+SOFT = np.random.default_rng(2).dirichlet([1, 1, 1], 6).astype(np.float32)
+SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 1]], np.float32)
+
+
+def stepped(labels, recipe=STEP, class_weights=None):
+  """(loss, kernel) of one step."""
+  model, _ = linear()
+  trainer = training.Trainer(model, recipe, class_weights)
+  row, = trainer.fit(batches.Batches(PIXELS, labels, 6), recipe)
+  return row['loss'], np.asarray(model.variables[0])
+
+
+@pytest.mark.parametrize('loss, labels', [
+    ('softmax', np.array([0, 1, 1, 2, 2, 2])), ('softmax', SOFT), ('sigmoid', SEVERAL)])
+def test_class_weights_weigh_losses_and_gradients(loss, labels):
+  recipe, factors = dataclasses.replace(STEP, loss=loss), np.array([3., 0.5, 1.])
+  _, kernel = linear()
+  inputs = PIXELS[:, 0, 0] / 255.
+  targets = (np.eye(3)[labels] if labels.ndim == 1 else labels).astype(np.float64)
+  logits = inputs @ kernel
+  if loss == 'softmax':  # an example weighs as its class
+    guess = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    each = targets @ factors
+    expected = -(each * (targets * np.log(guess)).sum(1)).mean()
+    slope = each[:, None] * (guess - targets)
+  else:  # each class for itself
+    guess = 1 / (1 + np.exp(-logits))
+    each = targets * np.log(guess) + (1 - targets) * np.log(1 - guess)
+    expected = -(each @ factors).mean()
+    slope = (guess - targets) * factors
+  found, new = stepped(labels, recipe, factors)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(new, kernel - 0.1 * inputs.T @ slope / 6, rtol=1e-5)
+  for one, other in zip(stepped(labels, recipe, np.ones(3)), stepped(labels, recipe), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_weight_decay_may_differ_between_the_runs_of_a_trainer_that_has_some():
+  black = batches.Batches(np.zeros_like(PIXELS), np.arange(6) % 3, 6)  # no gradient
+  model, kernel = linear()
+  trainer = training.Trainer(model, dataclasses.replace(STEP, weight_decay=1.))
+  for decay in (0.5, 2., 0.):
+    model.variables[0].assign(kernel)
+    trainer.fit(black, dataclasses.replace(STEP, weight_decay=decay))
+    np.testing.assert_allclose(model.variables[0], kernel * (1 - 0.1 * decay), rtol=1e-6)
+  without = training.Trainer(model, STEP)
+  with pytest.raises(ValueError, match='differs'):
+    without.fit(black, dataclasses.replace(STEP, weight_decay=0.5))
+
+
+def test_a_step_that_overflows_in_float16_is_left_out_and_training_goes_on():
+  model, stream = overflowing()
+  recipe = dataclasses.replace(STEP, steps=6, batch=4, learning_rate=1e-3)
+  kernels = []
+  rows = training.Trainer(model, recipe).fit(
+      stream, recipe, watch=lambda _: kernels.append(np.asarray(model.variables[0])))
+  for kernel in kernels[:3]:
+    np.testing.assert_array_equal(kernel, 0)
+  # By hand: of the bright image's features 100, the share 1/4 and the slope 1/2.
+  np.testing.assert_allclose(kernels[3], np.full((3, 1), 12.5) * [-1, 1] * rows[3]['learning_rate'])
+  assert rows[5]['loss'] < rows[0]['loss']
+
+
+# Out of memory.
+
+
+class Limited(classifier.Classifier):
+  """Has memory for the training of so many images at once."""
+  limit = 100
+  seen = 0
+
+  def call(self, images, training=False):
+    import tensorflow as tf
+
+    def allocate(number):
+      if number > self.limit:
+        raise MemoryError('made')  # which TensorFlow turns into its own error
+      self.seen += number
+      return np.float32(0)
+
+    if training:
+      images += tf.ensure_shape(tf.numpy_function(allocate, [tf.shape(images)[0]], tf.float32), ())
+    return super().call(images, training)
+
+
+@pytest.fixture(scope='module')
+def limited():
+  """(a function of limit, work_dir, watch that trains a `Limited` anew; that model)."""
+  import keras
+  recipe = training.Recipe(steps=8, batch=7, learning_rate=0.1, mixup=0.5)
+  stream = batches.Batches(*stripes(16), 7, mixup=0.5, classes=2)
+  model = Limited(backbones.build(TINY), 2)
+  model.head.kernel.regularizer = keras.regularizers.L2(0.1)
+  initial = weights.of(model)
+
+  def fit(limit, work_dir=None, watch=None):
+    model.limit, model.seen = limit, 0
+    weights.set_to(model, initial)
+    trainer = training.Trainer(model, recipe)
+    return trainer.fit(stream, recipe, work_dir and str(work_dir), 'stripes', watch)
+
+  return fit, model
+
+
+@pytest.fixture(scope='module')
+def whole(limited):
+  """The losses, and the weights in the end, where memory suffices."""
+  fit, model = limited
+  return [row['loss'] for row in fit(7)], weights.of(model)
+
+
+def assert_like(whole, rows, model):
+  np.testing.assert_allclose([row['loss'] for row in rows], whole[0], rtol=1e-5)
+  for path, value in weights.of(model).items():
+    np.testing.assert_allclose(value, whole[1][path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize(('limit', 'at_once'), [(4, [4]), (2, [4, 2]), (1, [4, 2, 1])])
+def test_where_memory_is_short_a_batch_is_computed_in_parts_that_have_its_gradient(
+    limited, whole, caplog, limit, at_once):
+  fit, model = limited
+  with caplog.at_level('WARNING', 'zoo.training'):
+    assert_like(whole, fit(limit), model)
+  assert [record.getMessage() for record in caplog.records] == [
+      f'stripes: out of memory; going on with {number} images at once, and the sum of the '
+      'gradients.' for number in at_once]
+
+
+def test_where_memory_runs_out_on_the_way_the_run_goes_on_from_its_checkpoint(
+    limited, whole, tmp_path, monkeypatch):
+  monkeypatch.setattr(training, 'SECONDS_BETWEEN_CHECKPOINTS', 0)
+  fit, model = limited
+
+  def watch(row):
+    if row['step'] == 5:
+      model.limit = 3  # from now on
+
+  rows = fit(7, tmp_path, watch)
+  assert_like(whole, rows, model)
+  assert [row['step'] for row in rows] == logged_steps(tmp_path) == list(range(1, 9))
+  # 4 steps before the last checkpoint, the fifth, and what is left of them.
+  assert 8 * 7 <= model.seen <= 9 * 7
+
+
+def test_where_not_even_one_image_fits_the_error_says_so(limited):
+  with pytest.raises(MemoryError, match='stripes: not even a single image at a time fits into '
+                                        'memory: use a smaller network or image size'):
+    limited[0](0)
+
+
 # Work directories.
 
 
-# Saves after each step, so that there is something to go on from at once.
-KILLED = f'''
-import sys
-from zoo import pretrain, training
-training.SECONDS_BETWEEN_CHECKPOINTS = 0
-recipe = training.Recipe(**{dataclasses.asdict(RECIPE)})
-pretrain.pretrain('digits', 'r8w16', recipe, sys.argv[1], image_size=16)
-'''
-
-
-def log_of(folder):
-  with open(os.path.join(folder, train_log.FILE), encoding='utf-8') as file:
-    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def logged_steps(folder):
-  return [row['step'] for row in log_of(folder)]
-
-
-def test_a_run_killed_on_its_way_ends_with_the_weights_of_an_unbroken_one(tmp_path):
-  broken, whole = str(tmp_path / 'broken'), str(tmp_path / 'whole')
-  child = subprocess.Popen([sys.executable, '-c', KILLED, broken],
-                           env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1'})
-  log = os.path.join(broken, train_log.FILE)
-  while child.poll() is None and not (os.path.exists(log) and logged_steps(broken)[-1] >= 15):
-    time.sleep(0.002)
-  child.send_signal(signal.SIGKILL)
-  assert child.wait() == -signal.SIGKILL  # and not a regular end before that
-  with np.load(os.path.join(broken, checkpoint.FILE)) as state:
-    assert 10 < state['step'] < RECIPE.steps
-
-  results = [pretrain.pretrain('digits', 'r8w16', RECIPE, folder, image_size=16)
-             for folder in (broken, whole)]
-  # Mostly bit by bit; but a resumed run was seen to end a last bit (1e-7) away.
-  one, other = (weights.load(os.path.join(folder, pretrain.WEIGHTS)) for folder in (broken, whole))
-  assert set(one) == set(other)
-  for path in one:
-    np.testing.assert_allclose(one[path], other[path], rtol=1e-5, atol=1e-6, err_msg=path)
-  np.testing.assert_allclose(*(result['scores']['top1'] for result in results), atol=0.002)
-  # The log too is that of one run: each step once, and means over whole intervals.
-  assert logged_steps(broken) == logged_steps(whole) == list(range(3, 61, 3))
-  np.testing.assert_allclose(
-      *([row['loss'] for row in log_of(folder)] for folder in (broken, whole)), rtol=1e-3)
+  with open(os.path.join(folder, train_log.FILE), encoding='utf-8') as file:
+    return [int(row['step']) for row in csv.DictReader(file)]
 
 
 def test_a_finished_run_is_read_and_not_repeated(tmp_path):

@@ -96,7 +96,7 @@ class Unit(keras.layers.Layer):
   letters a, b, c are the names of the public checkpoints.
   """
 
-  def __init__(self, width, strides, project, block, groups, adapter=None, **kwargs):
+  def __init__(self, width, strides, project, block, groups, adapter=None, drop=0., **kwargs):
     super().__init__(autocast=False, **kwargs)
     bottleneck = block == 'bottleneck'
     out = width * (4 if bottleneck else 1)
@@ -112,11 +112,13 @@ class Unit(keras.layers.Layer):
         layers.StandardizedConv2D(out, 1, strides, name='a_proj') if project else None)
     self.adapter = adapter and adapters_lib.Adapter(
         adapter.width, groups, adapter.experts, name=adapters_lib.MARK)
+    # Leaves out the whole branch for some images, and scales it for the others.
+    self.drop = keras.layers.Dropout(drop, (None, 1, 1, 1)) if drop else None
 
   def build(self, input_shape):
     """Nothing of its own to build: the layers inside build as they are called."""
 
-  def call(self, x, expert=0):
+  def call(self, x, expert=0, training=False):
     if self.adapter is not None:
       x = self.adapter(x, expert=expert)
     shortcut = x
@@ -125,6 +127,8 @@ class Unit(keras.layers.Layer):
       if i == 0 and self.projection is not None:
         shortcut = self.projection(x)
       x = convolution(x)
+    if self.drop is not None:
+      x = self.drop(x, training=training)
     return x + shortcut
 
 
@@ -135,12 +139,15 @@ class Backbone(keras.Model):
   Attributes:
     architecture: its `Architecture`.
     adapters: its `AdapterConfig`, or None for a plain network.
+    stochastic_depth: probability with which training leaves out the last unit's branch, and
+      each earlier one's in proportion to its place (arXiv 1603.09382).
     training_matters: whether a call in training computes anything else.
   """
-  training_matters = False  # no dropout, no batch statistics
 
-  def __init__(self, architecture, adapters=None, **kwargs):
+  def __init__(self, architecture, adapters=None, stochastic_depth=0., **kwargs):
     super().__init__(autocast=False, **kwargs)
+    self.stochastic_depth = stochastic_depth
+    self.training_matters = stochastic_depth > 0  # there are no batch statistics
     self.architecture = a = architecture
     stages = set(range(len(a.depths)))
     adapted = stages if adapters and adapters.stages is None else set(
@@ -162,6 +169,7 @@ class Backbone(keras.Model):
         project = strides > 1 or channels != width * a.expansion
         self.units.append(Unit(
             width, strides, project, a.block, a.groups, adapters if stage in adapted else None,
+            stochastic_depth * (len(self.units) + 1) / sum(a.depths),
             name=f'stage{stage + 1}_unit{i + 1:02}'))
         channels = width * a.expansion
     self._first_adapted = next(
@@ -169,23 +177,22 @@ class Backbone(keras.Model):
     self.norm = layers.GroupNorm(a.groups, name='norm')
 
   def call(self, images, training=False, expert=0):
-    del training  # see `training_matters`
-    return self.branch(self.trunk(images), expert)
+    return self.branch(self.trunk(images, training), expert, training)
 
-  def trunk(self, images):
+  def trunk(self, images, training=False):
     """What all experts share, [B, H, W, 3] to [B, H', W', C]: everything before an adapter."""
     x = self.stem(ops.cast(images, 'float32') * 2. - 1.)  # BiT's range
     if self.architecture.stem == 'imagenet':
       x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros take part in the maximum
       x = ops.max_pool(x, 3, 2, padding='valid')
     for unit in self.units[:self._first_adapted]:
-      x = unit(x)
+      x = unit(x, training=training)
     return x
 
-  def branch(self, x, expert=0):
+  def branch(self, x, expert=0, training=False):
     """The rest, [B, H', W', C] to embeddings [B, F], by one expert."""
     for unit in self.units[self._first_adapted:]:
-      x = unit(x, expert=expert)
+      x = unit(x, expert=expert, training=training)
     x = ops.relu(self.norm(x))
     return ops.mean(ops.cast(x, 'float32'), axis=(1, 2))
 
@@ -205,16 +212,17 @@ class Backbone(keras.Model):
   def get_config(self):
     # With the name, which starts the paths of the weights.
     return {'name': self.name, 'architecture': self.architecture.to_dict(),
-            'adapters': self.adapters and self.adapters.to_dict()}
+            'adapters': self.adapters and self.adapters.to_dict(),
+            'stochastic_depth': self.stochastic_depth}
 
   @classmethod
   def from_config(cls, config):
     return cls(Architecture(**config['architecture']),
                config['adapters'] and adapters_lib.AdapterConfig(**config['adapters']),
-               name=config['name'])
+               config['stochastic_depth'], name=config['name'])
 
 
-def build(architecture, adapters=None, precision='float32', seed=0):
+def build(architecture, adapters=None, precision='float32', seed=0, stochastic_depth=0.):
   """A `Backbone` with its variables made.
 
   Args:
@@ -222,6 +230,7 @@ def build(architecture, adapters=None, precision='float32', seed=0):
     adapters: an `AdapterConfig`, or None.
     precision: a Keras precision policy such as 'mixed_bfloat16'.
     seed: of the initial weights.
+    stochastic_depth: as in `Backbone`.
 
   Returns:
     The network, freshly initialised.
@@ -232,7 +241,7 @@ def build(architecture, adapters=None, precision='float32', seed=0):
   policy = keras.config.dtype_policy()
   keras.config.set_dtype_policy(precision)
   try:
-    network = Backbone(architecture, adapters, name='backbone')
+    network = Backbone(architecture, adapters, stochastic_depth, name='backbone')
     size = min(architecture.image_size, 64)  # enough to make the variables
     network(keras.KerasTensor((1, size, size, 3)))
   finally:

@@ -176,7 +176,7 @@ def _listening(address):
     return socket.create_server(('', port))
   except OSError as error:
     raise ValueError(f'TF_CONFIG: port {port} of this worker cannot be used '
-                     f'({error.strerror}): name another.') from None
+                     f'({os.strerror(error.errno)}): name another.') from None
 
 
 def _greeting(index):

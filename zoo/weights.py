@@ -8,6 +8,11 @@ import numpy as np
 from zoo import atomic
 
 
+def learned(model):
+  """The variables of a model other than the states of its random layers."""
+  return [v for v in model.variables if not v.path.endswith('seed_generator_state')]
+
+
 def of(model):
   """A dict from the path of each variable to its value, a float32 array (mostly)."""
   return {variable.path: np.asarray(variable) for variable in model.variables}
