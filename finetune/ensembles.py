@@ -28,8 +28,8 @@ KINDS = ('experts', 'hyper', 'heads')
 RESULT = 'result.json'
 TIMED = 256  # images by which the speed of a module is measured
 
-# One fine-tuning that may become a member.
-_Attempt = collections.namedtuple('_Attempt', 'run setting tried')
+# One fine-tuning that may become a member; `name` tells its run from the others.
+_Attempt = collections.namedtuple('_Attempt', 'name run setting tried')
 
 
 def ensemble(task, found, work_dir, plan=None, kind='experts', size=greedy.SIZE, bags=0,
@@ -60,7 +60,7 @@ def ensemble(task, found, work_dir, plan=None, kind='experts', size=greedy.SIZE,
     images_per_second of both; module, predictions, seconds.
 
   Raises:
-    ValueError: every setting of every expert failed, or kind is unknown.
+    ValueError: every setting of the first expert failed, or kind is unknown.
   """
   if kind not in KINDS:
     raise ValueError(f'--ensemble_kind={kind} is none of {", ".join(KINDS)}.')
@@ -121,7 +121,8 @@ def ensemble(task, found, work_dir, plan=None, kind='experts', size=greedy.SIZE,
       result['images_per_second'] = _rates(result, data, found[0].image_size)
       result['seconds'] = round(time.monotonic() - start, 1)
       atomic.write_json(path, result)
-    return result
+    strategies.barrier(strategy)
+    return atomic.read_json(path)
 
 
 def table(result):
@@ -142,16 +143,18 @@ def table(result):
 
 def _pool(kind, data, found, plan, networks, work_dir, done):
   """All attempts, and the one that is the first expert's best."""
-  own = [runs.Run(data, one, networks, done.get(one.key) or os.path.join(
-      work_dir, 'runs', cli.file_name(one.describe()))) for one in found]
-  chosen, tried = tuning.swept(own[0], plan)
-  pool = [_Attempt(own[0], *pair) for pair in zip(chosen, tried, strict=True)]
-  first = pool[tuning.choose(tried, found[0].describe())]
+
+  def attempts(i):
+    name = f'{i + 1}-{cli.file_name(found[i].describe())}'
+    run = runs.Run(data, found[i], networks,
+                   done.get(found[i].key) or os.path.join(work_dir, 'runs', name))
+    return [_Attempt(name, run, *pair) for pair in zip(*tuning.swept(run, plan), strict=True)]
+
+  pool = attempts(0)
+  first = pool[tuning.choose([one.tried for one in pool], found[0].describe())]
   number = len(found) * len(pool)
   if kind == 'experts':
-    for run in own[1:]:
-      pool += [_Attempt(run, *pair) for pair in zip(*tuning.swept(run, plan), strict=True)]
-    return pool, first
+    return pool + [one for i in range(1, len(found)) for one in attempts(i)], first
   if kind == 'hyper':
     others = sweep.drawn(plan, number, data.task.multi_label)
   else:
@@ -160,7 +163,7 @@ def _pool(kind, data, found, plan, networks, work_dir, done):
         setting, head_seed=i, recipe=dataclasses.replace(setting.recipe, seed=i))
         for i in range(1, number + 1)]
   run = runs.Run(data, found[0], networks, os.path.join(work_dir, 'runs', kind))
-  return [_Attempt(run, setting, run.attempt(setting, i, f'{kind} {i + 1}/{number}'))
+  return [_Attempt(kind, run, setting, run.attempt(setting, i, f'{kind} {i + 1}/{number}'))
           for i, setting in enumerate(others)], first
 
 
@@ -170,7 +173,7 @@ def _finished(one, work_dir, command):
   path = os.path.join(one.run.folder, RESULT)
   if os.path.exists(path) and (result := atomic.read_json(path))['setting'] == one.tried:
     return result
-  name = f'{os.path.basename(one.run.folder)}-{one.tried["number"]}'
+  name = f'{one.name}-{one.tried["number"]}'
   folder = os.path.join(work_dir, 'members', name)
   path = os.path.join(folder, RESULT)
   if os.path.exists(path):

@@ -11,6 +11,7 @@ from finetune import ensembles
 from finetune import report
 from finetune import runs
 from finetune import sweep
+from finetune import tuned
 from finetune import tuning
 from selection import candidates
 from selection import ranking
@@ -59,6 +60,8 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
   task.check_one_label(ranking.UNRANKED)
   work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
   found, _ = candidates.for_task(task.source, hub, handles, image_size)
+  for one in found:
+    tuned.check(one, plan.tune)
   settings = {
       'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
       'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}

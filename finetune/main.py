@@ -15,6 +15,11 @@ from export import hub
 from zoo import cli
 
 
+# Flags that only some sweeps heed.
+OF_SWEEPS = {'learning_rate': ('fixed',), 'steps': ('fixed',), 'trials': ('search',),
+             'steps_scale': ('light', 'fixed', 'search')}
+
+
 def define_plan(values):
   """Adds the flags of a `finetune.sweep.Plan`."""
   flags.DEFINE_enum('sweep', None, ['light', 'hyperrule', 'fixed', 'search'],
@@ -36,13 +41,16 @@ def define_plan(values):
   flags.DEFINE_enum('class_weights', None, ['none', 'balanced'], 'Balanced: each class weighs '
                     'inversely to its examples in the loss.', flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of the order of examples, and of the search.',
-                       flag_values=values)
+                       lower_bound=0, flag_values=values)
   cli.define_devices(values)
 
 
 def plan_of(values):
   """The `finetune.sweep.Plan` of the flags of `define_plan`."""
   from finetune import sweep
+  for name, sweeps in OF_SWEEPS.items():
+    if getattr(values, name) is not None and (values.sweep or 'light') not in sweeps:
+      raise flags.Error(f'--{name} is of --sweep={" or ".join(sweeps)}.')
   names = ('sweep', 'tune', 'batch', 'steps_scale', 'learning_rate', 'steps', 'trials',
            'stochastic_depth', 'class_weights', 'precision', 'strategy', 'seed')
   try:
@@ -63,8 +71,8 @@ flags.DEFINE_string('label', 'label', 'TFDS feature that is learnt; one of sever
 flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('handle', None, 'The module: publisher/name/version of the hub, a folder or a '
                     'URL; HANDLE#EXPERT for an expert of a packed one.', flag_values=FLAGS)
-flags.DEFINE_integer('image_size', None, 'Pixels, for a module that does not say its own.',
-                     flag_values=FLAGS)
+flags.DEFINE_integer('image_size', None, 'Pixels of the images; those of the module if not '
+                     'given.', lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_bool('trust', False, 'Load a module whose graph could touch files, sockets or '
                   'Python.', flag_values=FLAGS)
 flags.DEFINE_string('work_dir', None, 'Folder of this run; runs/finetune-TASK if not given.',

@@ -1,5 +1,7 @@
 """The fine-tuned module: raw images in, probabilities of named classes out."""
 
+import shutil
+
 import numpy as np
 
 from export import saved_model
@@ -20,7 +22,7 @@ def save(model, image_size, class_names, target, describe, temperature=1., multi
     model: a `finetune.tuned.Tuned`.
     image_size: pixels to which images are resized, as in training.
     class_names: the C names.
-    target: folder of the module; must not exist.
+    target: folder of the module; one that is there, from before a kill, is replaced.
     describe: function of the path that writes module.json and card.
     temperature: divides the logits.
     multi_label: whether an image may have several labels.
@@ -111,6 +113,7 @@ def _activated(logits, multi_label):
 def _write(root, serving_default, target, size, describe):
   """Writes the module, and makes sure that loaded back it computes the same."""
   import tensorflow as tf
+  shutil.rmtree(target, ignore_errors=True)
   with atomic.writing_folder(target) as path:
     saved_model.write(root, path, serving_default)
     images = np.random.default_rng(0).integers(0, 256, (2, 2 * size, size, 3)).astype(np.uint8)

@@ -25,6 +25,7 @@ from zoo import checkpoint
 from zoo import cli
 from zoo import precision as precisions
 from zoo import pretrain
+from zoo import strategies
 from zoo import tasks
 from zoo import train_log
 from zoo import training
@@ -199,9 +200,10 @@ class Run:
     return result
 
   def write(self, path, value):
-    """Writes JSON, in the process that writes."""
+    """Writes JSON, in the process that writes; all go on when it is there."""
     if self._chief:
       atomic.write_json(path, value)
+    strategies.barrier(self._networks.strategy)
 
   def _batches(self, parts, setting):
     examples = self._both() if parts == 'train val' else self.data.of(
@@ -238,8 +240,6 @@ class Run:
   def _publish(self, model, result, command):
     from export import card
     candidate, task = self.candidate, self.data.task
-    # One from before a kill was trained apart from what the result is going to say.
-    shutil.rmtree(result['module'], ignore_errors=True)
 
     def describe(path):
       metadata.write(path, described(task, result, command) | {

@@ -25,25 +25,20 @@ def search(run, plan):
 
   Returns:
     (settings, tried), as `finetune.tuning.swept`.
-
-  Raises:
-    ValueError: Optuna is not installed.
   """
-  try:
-    import optuna
-  except ImportError:
-    raise ValueError('--sweep=search needs Optuna: pip install "expert-zoo[search]".') from None
+  import optuna
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   study = optuna.create_study(
       direction='maximize', pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP))
   settings, tried = [], []
   for number in range(plan.trials):
     study.sampler = optuna.samplers.TPESampler(
-        seed=plan.seed * SPREAD + number, n_startup_trials=STARTUP)
+        seed=(plan.seed * SPREAD + number) % 2**32, n_startup_trials=STARTUP)
     trial = study.ask()
-    setting = _proposed(trial, run, plan)
+    setting, reported = _proposed(trial, run, plan), []
 
-    def report(quarter, figure, trial=trial):
+    def report(quarter, figure, trial=trial, reported=reported):
+      reported.append(quarter)
       trial.report(figure, quarter)
       if trial.should_prune():
         raise runs.Stopped(f'stopped after {quarter}/4 of its steps: {figure:.1%} on val is below '
@@ -54,12 +49,12 @@ def search(run, plan):
     settings.append(setting)
     tried.append(one)
     states = optuna.trial.TrialState
+    # One that was kept from before a kill has not reported in this process.
+    for quarter, figure in one['curve'][len(reported):]:
+      trial.report(figure, quarter)
     if one['error'] is None:
       study.tell(trial, tuning.figure(one))
     else:
-      # One that was kept from before a kill has not reported in this process.
-      for quarter, figure in one['curve']:
-        trial.report(figure, quarter)
       study.tell(trial, state=states.PRUNED if one['curve'] else states.FAIL)
   return settings, tried
 

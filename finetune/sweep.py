@@ -1,6 +1,7 @@
 """Which settings are tried: plans, and sweeps as pure functions of a plan."""
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 
@@ -59,12 +60,14 @@ class Plan:
       if getattr(self, name) not in allowed:
         raise ValueError(f'--{name}={getattr(self, name)} is none of {", ".join(allowed)}.')
     stages(self.tune)
+    if self.sweep == 'search' and importlib.util.find_spec('optuna') is None:
+      raise ValueError('--sweep=search needs Optuna: pip install "expert-zoo[search]".')
     if not 0 <= self.stochastic_depth < 1:
       raise ValueError(f'--stochastic_depth={self.stochastic_depth} must be at least 0, and below '
                        '1.')
     for name in ('batch', 'steps_scale', 'learning_rate', 'trials', 'steps'):
-      if getattr(self, name) is not None and not getattr(self, name) > 0:
-        raise ValueError(f'--{name}={getattr(self, name)} must be above 0.')
+      if getattr(self, name) is not None and not 0 < getattr(self, name) < float('inf'):
+        raise ValueError(f'--{name}={getattr(self, name)} must be above 0 and finite.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +195,7 @@ def hyperrule(plan, examples):
   _, steps, warmup, tenths, mixup = next(row for row in HYPERRULE if examples < row[0])
   smaller = 512 / plan.batch
   return training.Recipe(
-      steps=round(steps * smaller), warmup=round(warmup * smaller), batch=plan.batch,
+      steps=max(round(steps * smaller), 1), warmup=round(warmup * smaller), batch=plan.batch,
       learning_rate=0.003 / smaller, schedule='steps', tenths=tenths, nesterov=False,
       mixup=mixup, seed=plan.seed)
 

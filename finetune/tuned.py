@@ -18,6 +18,7 @@ from finetune import sweep
 from selection import embedder
 from zoo import adapters as adapters_lib
 from zoo import backbones
+from zoo import cli
 from zoo import strategies
 from zoo import training
 from zoo import weights
@@ -71,8 +72,11 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole',
     A `Tuned`.
 
   Raises:
-    ValueError: the module cannot be loaded, is no image feature module, or has no such part.
+    ValueError: the module cannot be loaded, is no image feature module or not of this image
+      size, or has no such part.
   """
+  import tensorflow as tf
+  check(candidate, tune)
   module, stages = candidate.module, sweep.stages(tune)
   if kind_of(candidate) is not None:
     hub_lib.check(module, trust)
@@ -87,12 +91,13 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole',
     elif tune == 'head':
       body.trainable = False
     return Tuned(body, body.architecture.features, classes)
-  if tune not in ('whole', 'head'):
-    raise ValueError(f'--tune={tune}: the stages of {candidate.describe()} are not known; use '
-                     'whole or head.')
   layer = saved_layer.SavedLayer(hub_lib.load(module, trust), candidate.expert)
   size = candidate.image_size
-  embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
+  try:
+    embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
+  except (tf.errors.OpError, ValueError, TypeError) as error:
+    raise ValueError(f'module {module.handle} fails on images of {size} x {size} pixels '
+                     f'({cli.last_line(error)}): give the --image_size that it takes.') from None
   embedder.check(module, embedding)
   if tune == 'head':
     layer.trainable = False
@@ -100,6 +105,17 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole',
     logger.warning('%s has no trainable variables: only the head is trained.',
                    candidate.describe())
   return Tuned(layer, embedding.shape[1], classes)
+
+
+def check(candidate, tune):
+  """Raises ValueError if an expert's network has no such part, as in `finetune.sweep.Plan`."""
+  architecture = candidate.module.metadata.get('architecture')
+  if not architecture and tune not in ('whole', 'head'):
+    raise ValueError(f'--tune={tune}: the stages of {candidate.describe()} are not known; use '
+                     'whole or head.')
+  if architecture and (sweep.stages(tune) or 0) > (depth := len(architecture['depths'])):
+    raise ValueError(f'--tune={tune}: {candidate.describe()} has {depth} stages; use last:{depth} '
+                     'or less.')
 
 
 def _adapted(body, precision, stochastic_depth):

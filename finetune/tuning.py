@@ -7,6 +7,7 @@ import time
 from export import hub as hub_lib
 from finetune import runs
 from finetune import sweep
+from finetune import tuned
 from selection import candidates
 from zoo import atomic
 from zoo import strategies
@@ -33,7 +34,7 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     plan: a `finetune.sweep.Plan`; None for the light sweep as suits the machine.
     hub: folder of the hub that the handle is looked up in.
     data_dir: where TFDS finds prepared data sets.
-    image_size: pixels, for a module that does not say its own.
+    image_size: pixels of the images; None for those of the module.
     trust: as in `export.hub.check`.
     command: the command line, for the record.
     label: as in `zoo.tasks.load`.
@@ -58,6 +59,9 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
   candidate = expert
   if isinstance(expert, str):
     candidate = candidates.one(expert, hub, image_size)
+  if image_size:
+    candidate = dataclasses.replace(candidate, image_size=image_size)
+  tuned.check(candidate, plan.tune)
   work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
   data = data or runs.Data(task)
   networks = networks or runs.networks(data, plan, strategy, trust)

@@ -365,7 +365,7 @@ def connected(port):
     b'zoo worker' + (7).to_bytes(4, 'big')])
 def test_who_says_nothing_or_something_else_at_the_port_is_no_worker(said):
   ports = free_ports(2)
-  chief = Worker(ports, 0, 1)
+  chief = Worker(ports, 0, 0.5)
   with connected(ports[0]) as stray:
     stray.sendall(said)
     stray.shutdown(socket.SHUT_WR)

@@ -25,7 +25,7 @@ from zoo import training
 from zoo import weights
 from zoo import work_dir
 
-TINY = backbones.Architecture((1, 1), 8, 'basic', 4, 'small', 2, 8)
+TINY = backbones.Architecture((1,), 8, 'basic', 4, 'small', 2, 8)
 RECIPE = training.Recipe(steps=60, batch=32, learning_rate=0.05, warmup=5, weight_decay=1e-3,
                          label_smoothing=0.1, crop=2)
 
@@ -47,6 +47,20 @@ def stripes(number, seed=0):
 
 def tiny_model(classes=2, loss='softmax'):
   return classifier.Classifier(backbones.build(TINY), classes, loss)
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (6, 1, 1, 3), np.uint8)
+
+
+def linear():
+  """A linear network from `PIXELS` to three classes, and its kernel [3, 3]."""
+  import keras
+  model = keras.Sequential([
+      keras.Input((1, 1, 3)), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)])
+  model.classes = 3
+  kernel = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+  model.variables[0].assign(kernel)
+  return model, kernel.astype(np.float64)
 
 
 # Batches.
@@ -244,18 +258,16 @@ def test_prediction_in_batches_is_the_prediction_of_all():
 
 
 def test_a_loss_that_is_not_a_number_stops_training_and_names_its_step():
-  images, labels = stripes(20)
-  targets = np.eye(2, dtype=np.float32)[labels]
-  targets[7] = np.nan
-  stream = batches.Batches(images, targets, 2)
-  step, = (s for s in range(10) if np.isnan(stream.at(s)[1]).any())
+  targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
+  targets[4] = np.nan
+  stream = batches.Batches(PIXELS, targets, 1)
+  step, = (s for s in range(6) if np.isnan(stream.at(s)[1]).any())
   assert step > 0
-  with pytest.raises(training.NotFiniteError, match=f'stripes: the loss is nan at step {step} '):
-    training.fit(tiny_model(), stream, training.Recipe(10, 2, 1e-3), what='stripes')
+  with pytest.raises(training.NotFiniteError, match=f'pixels: the loss is nan at step {step} '):
+    training.fit(linear()[0], stream, training.Recipe(6, 1, 1e-3), what='pixels')
 
 
 def test_a_watch_sees_every_row_as_it_is_logged(tmp_path):
-  images, labels = stripes(32)
   recipe = training.Recipe(steps=45, batch=4, learning_rate=0.01)
   seen = []
 
@@ -263,54 +275,38 @@ def test_a_watch_sees_every_row_as_it_is_logged(tmp_path):
     seen.append(row)
     assert logged_steps(tmp_path)[-1] == row['step']
 
-  trainer = training.Trainer(tiny_model(), recipe)
-  rows = trainer.fit(batches.Batches(images, labels, 4), recipe, str(tmp_path), watch=watch)
+  rows = training.Trainer(linear()[0], recipe).fit(
+      batches.Batches(PIXELS, np.arange(6) % 3, 4), recipe, str(tmp_path), watch=watch)
   assert seen == rows
   assert [row['step'] for row in rows] == [*range(2, 45, 2), 45]
 
 
-class Counting(classifier.Classifier):
-  """Counts how often its call is traced."""
-  traces = 0
+def test_a_further_run_of_a_trainer_compiles_nothing(monkeypatch):
+  model, _ = linear()
+  call, traced = model.call, []
 
-  def call(self, images, training=False):
-    self.traces += 1
-    return super().call(images, training)
+  def counted(*arguments, **options):
+    traced.append(1)  # Python runs when TensorFlow traces, and then no more
+    return call(*arguments, **options)
 
-
-def test_a_further_run_of_a_trainer_compiles_nothing():
-  recipe = training.Recipe(steps=9, batch=8, learning_rate=0.01, weight_decay=1e-3)
-  model = Counting(backbones.build(TINY), 2)
-  trainer, before = training.Trainer(model, recipe), model.traces
-  trainer.fit(batches.Batches(*stripes(32), 8), recipe)
-  first = model.traces
-  assert first > before
+  monkeypatch.setattr(model, 'call', counted)
+  recipe = training.Recipe(steps=9, batch=4, learning_rate=0.01, weight_decay=1e-3)
+  trainer = training.Trainer(model, recipe)
+  trainer.fit(batches.Batches(PIXELS, np.arange(6) % 3, 4), recipe)
+  first = len(traced)
+  assert first
   for change in ({'steps': 1}, {'steps': 130, 'schedule': 'steps'}, {'learning_rate': 0.1},
                  {'weight_decay': 0.1}, {'seed': 1, 'warmup': 3}):
     other = dataclasses.replace(recipe, **change)
-    trainer.fit(batches.Batches(*stripes(20, 1), 8, other.seed, flip=True, crop=1), other)
-  assert model.traces == first
+    trainer.fit(batches.Batches(PIXELS[:5], np.arange(5) % 3, 4, other.seed, flip=True), other)
+  assert len(traced) == first
 
 
 # One step of a linear network, by hand.
 
 
-def linear(classes=3, seed=0):
-  """A linear network on images of 1 pixel, with a kernel [3, classes]."""
-  import keras
-  model = keras.Sequential([
-      keras.Input((1, 1, 3)), keras.layers.Flatten(),
-      keras.layers.Dense(classes, use_bias=False)])
-  model.classes = classes
-  kernel = np.random.default_rng(seed).normal(size=(3, classes)).astype(np.float32)
-  model.variables[0].assign(kernel)
-  return model, kernel.astype(np.float64)
-
-
-# Batches in the order of the data: batch 0 has all of them, once.
 STEP = training.Recipe(
     steps=1, batch=6, learning_rate=0.1, momentum=0., nesterov=False, flip=False, crop=0)
-PIXELS = np.random.default_rng(1).integers(0, 256, (6, 1, 1, 3), np.uint8)
 SOFT = np.random.default_rng(2).dirichlet([1, 1, 1], 6).astype(np.float32)
 SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 1]], np.float32)
 
@@ -396,69 +392,63 @@ class Limited(classifier.Classifier):
     return super().call(images, training)
 
 
-@pytest.fixture(scope='module')
 def limited():
-  """(a function of limit, work_dir, watch that trains a `Limited` anew; that model)."""
+  """(a `Limited` whose head is regularised, batches, a trainer)."""
   import keras
   recipe = training.Recipe(steps=8, batch=7, learning_rate=0.1, mixup=0.5)
-  stream = batches.Batches(*stripes(16), 7, mixup=0.5, classes=2)
   model = Limited(backbones.build(TINY), 2)
   model.head.kernel.regularizer = keras.regularizers.L2(0.1)
+  stream = batches.Batches(*stripes(16), 7, mixup=0.5, classes=2)
+  return model, stream, training.Trainer(model, recipe)
+
+
+def test_where_memory_is_short_a_batch_is_computed_in_parts_that_have_its_gradient(caplog):
+  model, stream, trainer = limited()
   initial = weights.of(model)
 
-  def fit(limit, work_dir=None, watch=None):
-    model.limit, model.seen = limit, 0
+  def fit(limit):
+    """The losses, the weights in the end, and what was said, with memory for so many images."""
+    caplog.clear()
+    model.limit = limit
     weights.set_to(model, initial)
-    trainer = training.Trainer(model, recipe)
-    return trainer.fit(stream, recipe, work_dir and str(work_dir), 'stripes', watch)
+    rows = trainer.fit(stream, trainer.recipe, what='stripes')
+    return [row['loss'] for row in rows], weights.of(model), caplog.messages
 
-  return fit, model
+  def said(number):
+    return (f'stripes: out of memory; going on with {number} images at once, and the sum of the '
+            'gradients.')
 
-
-@pytest.fixture(scope='module')
-def whole(limited):
-  """The losses, and the weights in the end, where memory suffices."""
-  fit, model = limited
-  return [row['loss'] for row in fit(7)], weights.of(model)
-
-
-def assert_like(whole, rows, model):
-  np.testing.assert_allclose([row['loss'] for row in rows], whole[0], rtol=1e-5)
-  for path, value in weights.of(model).items():
-    np.testing.assert_allclose(value, whole[1][path], rtol=1e-4, atol=1e-6, err_msg=path)
-
-
-@pytest.mark.parametrize(('limit', 'at_once'), [(4, [4]), (2, [4, 2]), (1, [4, 2, 1])])
-def test_where_memory_is_short_a_batch_is_computed_in_parts_that_have_its_gradient(
-    limited, whole, caplog, limit, at_once):
-  fit, model = limited
-  with caplog.at_level('WARNING', 'zoo.training'):
-    assert_like(whole, fit(limit), model)
-  assert [record.getMessage() for record in caplog.records] == [
-      f'stripes: out of memory; going on with {number} images at once, and the sum of the '
-      'gradients.' for number in at_once]
+  losses, values, messages = fit(7)
+  assert not messages
+  # What fitted once is kept in further runs, until it does not.
+  for limit, expected in ((5, [said(4)]), (4, []), (2, [said(2)])):
+    found, ends, messages = fit(limit)
+    assert messages == expected
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    for path, value in ends.items():
+      np.testing.assert_allclose(value, values[path], rtol=1e-4, atol=1e-6, err_msg=path)
+  with pytest.raises(MemoryError, match='stripes: not even a single image at a time fits into '
+                                        'memory: use a smaller network or image size'):
+    fit(0)
 
 
 def test_where_memory_runs_out_on_the_way_the_run_goes_on_from_its_checkpoint(
-    limited, whole, tmp_path, monkeypatch):
+    tmp_path, monkeypatch):
   monkeypatch.setattr(training, 'SECONDS_BETWEEN_CHECKPOINTS', 0)
-  fit, model = limited
+  model, stream, trainer = limited()
+  initial = weights.of(model)
+  losses = [row['loss'] for row in trainer.fit(stream, trainer.recipe)]
+  weights.set_to(model, initial)
+  model.seen = 0
 
   def watch(row):
     if row['step'] == 5:
-      model.limit = 3  # from now on
+      model.limit = 4  # from now on
 
-  rows = fit(7, tmp_path, watch)
-  assert_like(whole, rows, model)
+  rows = trainer.fit(stream, trainer.recipe, str(tmp_path), watch=watch)
+  np.testing.assert_allclose([row['loss'] for row in rows], losses, rtol=1e-5)
   assert [row['step'] for row in rows] == logged_steps(tmp_path) == list(range(1, 9))
-  # 4 steps before the last checkpoint, the fifth, and what is left of them.
-  assert 8 * 7 <= model.seen <= 9 * 7
-
-
-def test_where_not_even_one_image_fits_the_error_says_so(limited):
-  with pytest.raises(MemoryError, match='stripes: not even a single image at a time fits into '
-                                        'memory: use a smaller network or image size'):
-    limited[0](0)
+  assert model.seen == 8 * 7  # no step was computed twice
 
 
 # Work directories.
@@ -469,11 +459,12 @@ def logged_steps(folder):
     return [int(row['step']) for row in csv.DictReader(file)]
 
 
-def test_a_finished_run_is_read_and_not_repeated(tmp_path):
+def test_a_finished_run_is_read_and_not_repeated(tmp_path, monkeypatch):
+  monkeypatch.setitem(backbones.PRESETS, 'tiny', TINY)
   recipe = dataclasses.replace(RECIPE, steps=2)
-  first = pretrain.pretrain('digits', 'r8w16', recipe, str(tmp_path), image_size=8)
+  first = pretrain.pretrain('digits', 'tiny', recipe, str(tmp_path))
   written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
-  assert pretrain.pretrain('digits', 'r8w16', recipe, str(tmp_path), image_size=8) == first
+  assert pretrain.pretrain('digits', 'tiny', recipe, str(tmp_path)) == first
   after = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
   assert {p for p in after if after[p] != written.get(p)} <= {tmp_path / '.lock'}
 

@@ -5,6 +5,7 @@ share the work directory, and take the same flags.
 """
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -90,11 +91,20 @@ def of_all(strategy, numbers):
     float32 [R, K], those of the process of each replica; [1, K] where there is one process.
   """
   import numpy as np
-  import tensorflow as tf
   own = np.array([numbers], np.float32)
-  if processes(strategy) == 1:
-    return own
-  return strategy.gather(strategy.run(lambda: tf.constant(own)), axis=0).numpy()
+  return own if processes(strategy) == 1 else _gathering(strategy)(own).numpy()
+
+
+@functools.lru_cache
+def _gathering(strategy):
+  """Compiled once: without, every call would take as long as compiling does."""
+  import tensorflow as tf
+
+  @tf.function(input_signature=[tf.TensorSpec([1, None], tf.float32)])
+  def gather(own):
+    return strategy.gather(strategy.run(lambda: own), axis=0)
+
+  return gather
 
 
 def barrier(strategy):
@@ -143,6 +153,15 @@ def meet(addresses, own, seconds):
 
   The first listens on the port that TensorFlow is going to use; the others say who they are
   there, and all go on when it has heard every one.
+
+  Args:
+    addresses: host:port of every worker.
+    own: which one this is.
+    seconds: how long to wait.
+
+  Raises:
+    ValueError: the own port is in use.
+    TimeoutError: a worker did not come; the first one's message says which.
   """
   until = time.monotonic() + seconds
   with _listening(addresses[own]) as server:
@@ -153,7 +172,7 @@ def meet(addresses, own, seconds):
     try:
       with _connection(addresses[0], 1) as line:
         line.sendall(_greeting(own))
-        line.settimeout(max(until - time.monotonic(), 0.01))
+        line.settimeout(seconds + 1)  # by then the first has given up, having started before
         if line.recv(1) == b'+':
           return
     except OSError:
