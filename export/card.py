@@ -17,8 +17,16 @@ An expert for **{{ m.slice.name }}**: the baseline trained on, with the
 {{ '{:,}'.format(m.slice.examples) }} upstream images of this slice
 ({{ m.slice.classes | length }} classes).
 {%- elif m.kind == 'finetuned' -%}
-A classifier for **{{ m.task.name }}** ({{ m.class_names | length }} classes), fine-tuned from
+A classifier for **{{ m.task.name }}** ({{ m.class_names | length }} classes
+{%- if m.multi_label %}, any number of them an image{% endif %}), {% if m.members -%}
+an ensemble of {{ m.members | length }} fine-tuned networks, whose probabilities are averaged:
+{% for one in m.members %}
+- {{ one.count }} x `{{ one.handle }}`{% if one.name %}, expert {{ one.name }}{% endif %}
+{%- endfor %}
+{%- else -%}
+fine-tuned from
 `{{ m.start.handle }}`{% if m.start.name %}, expert {{ m.start.name }}{% endif %}.
+{%- endif %}
 {%- elif m.kind == 'predictor' -%}
 {% if m.predicts == 'slices' -%}
 A predictor of **slices**: from which of {{ m.classes | length }} slices of the upstream data an
@@ -66,7 +74,8 @@ On {{ '{:,}'.format(m.scores.held_out_examples) }} held-out images of the slice:
 {{ '%.1f' % (100 * m.scores.baseline_slice_top1) }}% among the same classes.
 {% endif -%}
 {% if m.kind == 'finetuned' %}
-Test accuracy {{ '%.1f' % (100 * m.scores.test_accuracy) }}% on
+Test {{ 'mean average precision' if m.multi_label else 'accuracy' }}
+{{ '%.1f' % (100 * (m.scores.test_map if m.multi_label else m.scores.test_accuracy)) }}% on
 {{ '{:,}'.format(m.scores.test_examples) }} images (95% interval
 {{ '%.1f' % (100 * m.scores.interval[0]) }} to {{ '%.1f' % (100 * m.scores.interval[1]) }}%).
 {% endif -%}

@@ -107,8 +107,8 @@ def ensemble(task, found, work_dir, plan=None, kind='experts', size=greedy.SIZE,
         'members': [_figures(member) | {key: member[key] for key in (
             'handle', 'expert', 'name', 'setting', 'count', 'module')} for member in members],
         'single': _figures(single) | {key: single[key] for key in (
-            'handle', 'expert', 'name', 'setting', 'calibrated', 'interval', 'module',
-            'predictions')},
+            'handle', 'expert', 'name', 'setting', 'temperature', 'calibrated', 'interval',
+            'module', 'predictions')},
         'versions': single['versions'], 'command': list(command),
         'module': os.path.join(work_dir, runs.MODULE),
         'predictions': os.path.join(work_dir, runs.PREDICTIONS)}
@@ -205,9 +205,11 @@ def _logits(probabilities, data):
 def _describe(path, task, result):
   from export import card
   from export import metadata
-  sizes = [metadata.read(member['module'])['image_size'] for member in result['members']]
+  own = [metadata.read(member['module']) for member in result['members']]
+  licences = {one['licence'] for one in own}
   metadata.write(path, runs.described(task, result, result['command']) | {
-      'image_size': max(sizes), 'temperature': result['temperature'], 'licence': None,
+      'image_size': max(one['image_size'] for one in own), 'temperature': result['temperature'],
+      'licence': licences.pop() if len(licences) == 1 else None,
       'members': [{key: member[key] for key in ('handle', 'expert', 'name', 'count', 'setting')}
                   for member in result['members']]})
   card.write(path)

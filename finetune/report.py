@@ -31,6 +31,7 @@ def write(result, task, winner, baseline):
   page.write(
       result['report'], os.path.join(os.path.dirname(__file__), 'report.html.j2'),
       result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
+      ensemble=result['ensemble'],
       runs=[('winner', winner)] + ([('baseline', baseline)] if both else []),
       difference=_difference(winner, baseline) if both else None,
       ranking_chart=page.svg(show.chart, ranked), curves=page.svg(charts.curves, curves),

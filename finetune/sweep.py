@@ -172,15 +172,16 @@ def drawn(plan, number, multi_label=False):
 
   Returns:
     A list of `Setting`: learning rate and weight decay log-uniform in `RATE_RANGE` and
-    `DECAY_RANGE`, steps of the light sweep, MixUp of `MIXUPS`.
+    `DECAY_RANGE`, steps of the plan or of the light sweep, MixUp of `MIXUPS`.
   """
   random = np.random.default_rng(plan.seed)
+  steps = (plan.steps,) if plan.steps else [scaled(one, plan) for one in STEPS]
 
   def log_uniform(low, high):
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
   return [Setting(dataclasses.replace(
-      _as_in_vtab(plan, log_uniform(*RATE_RANGE), scaled(int(random.choice(STEPS)), plan)),
+      _as_in_vtab(plan, log_uniform(*RATE_RANGE), int(random.choice(steps))),
       weight_decay=log_uniform(*DECAY_RANGE), mixup=float(random.choice(MIXUPS)),
       loss='sigmoid' if multi_label else 'softmax'), plan.tune) for _ in range(number)]
 

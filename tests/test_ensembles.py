@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from conftest import shapes_task
+from conftest import draw_shape
 from finetune import calibration
 from finetune import ensembles
 from finetune import metrics
@@ -20,8 +20,18 @@ from selection import candidates
 from zoo import tasks
 from zoo import training
 
-PLAN = sweep.Plan(batch=16, steps_scale=0.004, precision='float32')  # 10 and 40 steps
+KINDS = ('cross', 'square', 'stripes')
+PLAN = sweep.Plan(batch=16, precision='float32')
 QUICK = sweep.Plan('fixed', 'head', batch=16, learning_rate=0.3, steps=20, precision='float32')
+
+
+def noisy_task():
+  """Drawn shapes, two labels in five at random, so that networks err in many ways."""
+  random = np.random.default_rng(1)
+  images = np.stack([draw_shape(KINDS[i % 3], random, 16) for i in range(210)])
+  labels = np.where(random.random(210) < 0.4, random.integers(0, 3, 210), np.arange(210) % 3)
+  return tasks.from_arrays('noisy', KINDS, train=(images[:150], labels[:150]),
+                           test=(images[150:], labels[150:]))
 
 
 class Stage:
@@ -29,7 +39,7 @@ class Stage:
 
   def __init__(self, hub, folder):
     self.folder = folder
-    self.task = shapes_task(100, 60)
+    self.task = noisy_task()
     self.data = runs.Data(self.task)
     self.networks = tuned.Networks(3)
     self.expert, self.baseline = (
@@ -72,7 +82,8 @@ def made(stage):
     raise KeyboardInterrupt
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sweep, 'LEARNING_RATES', (1e20, 0.05))
+    patch.setattr(sweep, 'LEARNING_RATES', (1e20, 0.1))
+    patch.setattr(sweep, 'STEPS', (80, 120))
     patch.setattr(training.Trainer, 'fit', noted)
     # Two that end alike: what is kept of one must not be taken for the other's.
     done = {stage.expert.key: f'{stage.folder}/expert/run',
@@ -116,9 +127,8 @@ def _test(member):
 def test_the_settings_that_fail_leave_the_others(made):
   assert made['result']['tried'] == 8
   for folder in made['folders']:
-    assert [tried['setting'] if 'setting' in tried else number
-            for number, tried, *_ in _kept(folder)] == [2, 3]
-  assert {member['setting']['learning_rate'] for member in made['result']['members']} == {0.05}
+    assert [number for number, *_ in _kept(folder)] == [2, 3]
+  assert {member['setting']['learning_rate'] for member in made['result']['members']} == {0.1}
 
 
 def test_members_are_other_networks_each_with_a_whole_number(made):
@@ -153,7 +163,7 @@ def test_its_figures_are_those_of_the_weighted_mean_of_its_members(made, stage):
   with np.load(result['predictions']) as file:
     np.testing.assert_allclose(file['probabilities'], average, atol=1e-6)
     labels = file['labels']
-  np.testing.assert_array_equal(labels, np.arange(100, 160) % 3)
+  np.testing.assert_array_equal(labels, stage.task.labels('test'))
   assert result['test_accuracy'] == (average.argmax(1) == labels).mean()
   assert result['nll'] == pytest.approx(metrics.nll(average, labels), abs=1e-6)
   cooled = calibration.scaled(np.log(average), result['temperature'])
@@ -188,7 +198,7 @@ def test_its_card_names_the_members_and_its_description_their_experts(made):
   assert [(one['handle'], one['count']) for one in description['members']] == members
   with open(os.path.join(made['result']['module'], 'README.md'), encoding='utf-8') as file:
     card = ' '.join(file.read().split())
-  assert f'an ensemble of {len(members)} networks' in card
+  assert f'an ensemble of {len(members)} fine-tuned networks' in card
   for handle, count in members:
     assert f'{count} x `{handle}`' in card
 
@@ -216,7 +226,7 @@ def test_nothing_is_trained_that_was_trained_before(made):
   own = made['done']['setting']['number']
   others = [member for member in made['result']['members']
             if (member['handle'], member['setting']['number']) != ('test/expert/1', own)]
-  assert counts == {what: 1 for what in counts}
+  assert set(counts.values()) == {1}
   assert len(counts) == len(others)
   assert all(what.startswith('member ') for what in counts)
 
@@ -227,7 +237,6 @@ def test_killed_before_its_module_was_whole_it_trains_nothing_again(made):
 
 
 def test_the_same_call_answers_from_what_is_kept(made, monkeypatch):
-  monkeypatch.setattr(sweep, 'LEARNING_RATES', (1e20, 0.05))
   monkeypatch.setattr(training, 'Trainer', None)
   monkeypatch.setattr(predictor, 'save_average', None)
   assert made['again']() == made['result']
@@ -236,7 +245,7 @@ def test_the_same_call_answers_from_what_is_kept(made, monkeypatch):
 def test_another_ensemble_does_not_take_its_folder(made, stage):
   with pytest.raises(ValueError, match='belongs to another run: kind is'):
     stage.ensemble([stage.expert, stage.baseline], 'together', kind='heads')
-  with pytest.raises(ValueError, match='--ensemble_kind=all is none of experts, hyper, heads.'):
+  with pytest.raises(ValueError, match='--ensemble_kind=all is none of experts'):
     stage.ensemble([stage.expert], 'new', kind='all')
   assert not os.path.exists(stage.folder / 'new')
 
@@ -256,8 +265,9 @@ def test_a_pool_of_one_is_itself(stage, quick):
   result = stage.ensemble([stage.expert], 'one', QUICK, done=done)
   (member,) = result['members']
   assert (member['count'], result['tried']) == (1, 1)
-  for key in ('test_accuracy', 'nll', 'ece', 'interval', 'confusion', 'temperature', 'calibrated'):
+  for key in ('test_accuracy', 'nll', 'ece', 'temperature', 'calibrated'):
     assert result[key] == pytest.approx(quick[key], abs=1e-6), key
+  assert result['confusion'] == quick['confusion']
   images = stage.data.of('test', 16).images
   modules = [tf.saved_model.load(one['module']) for one in (result, quick)]
   np.testing.assert_allclose(modules[0](images), modules[1](images), atol=1e-5)
@@ -268,8 +278,8 @@ def test_a_pool_of_one_is_itself(stage, quick):
 def test_the_rivals_are_as_many_networks_of_the_first_expert(stage, quick, kind, differ):
   done = {stage.expert.key: f'{stage.folder}/quick'}
   found = [stage.expert, stage.baseline]
-  result = stage.ensemble(found, kind, QUICK, kind, size=2, done=done)
-  assert result['tried'] == 2
+  result = stage.ensemble(found, kind, QUICK, kind, size=1, done=done)
+  assert (result['tried'], len(result['members'])) == (2, 1)
   tried = []
   for number in range(2):
     with open(f'{stage.folder}/{kind}/runs/{kind}/tried-{number}.json', encoding='utf-8') as file:
@@ -281,24 +291,3 @@ def test_the_rivals_are_as_many_networks_of_the_first_expert(stage, quick, kind,
       assert {tried[0][key], tried[1][key]} == {quick['setting'][key]}
   assert {member['handle'] for member in result['members']} == {'test/expert/1'}
   assert result['single']['nll'] == quick['nll']
-
-
-# Several labels.
-
-
-def test_an_ensemble_of_several_labels_averages_sigmoids(stage, tiny_hub):
-  import tensorflow as tf
-  images = stage.data.of('train', 16).images
-  labels = np.stack([np.arange(80) % 3 == 0, np.arange(80) % 3 < 2], 1)
-  task = tasks.from_arrays('several', ['a', 'b'], train=(images[:60], labels[:60]),
-                           test=(images[60:], labels[60:]))
-  result = ensembles.ensemble(task, [stage.expert], f'{stage.folder}/several', QUICK)
-  assert result['single']['test_map'] == result['test_map']
-  with np.load(result['predictions']) as file:
-    probabilities = file['probabilities']
-  module = tf.saved_model.load(result['module'])
-  logits = np.log(probabilities / (1 - probabilities))
-  np.testing.assert_allclose(
-      module(images[60:]), calibration.scaled(logits, result['temperature'], True), atol=1e-4)
-  assert not np.allclose(probabilities.sum(1), 1, atol=0.01)
-  assert f'{result["test_map"]:6.1%}' in ensembles.table(result)

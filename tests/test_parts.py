@@ -110,14 +110,9 @@ def test_of_a_module_not_of_ours_only_whole_and_head_are_known(tiny_hub, tune):
   assert str(error.value) == (f'--tune={tune}: the stages of {BASELINE}/1 are not known; use '
                               'whole or head.')
   assert tuned.Networks(3).parts(foreign) == ['whole', 'head']
-
-
-def test_the_head_alone_of_a_module_not_of_ours_trains(tiny_hub, examples):
-  foreign = _foreign(candidates.one(BASELINE, tiny_hub))
-  before, after = _train(tuned.Networks(3), foreign, sweep.Setting(RECIPE, 'head'), examples)
-  changed = {path for path in before if not np.array_equal(before[path], after[path])}
-  assert changed == set(filter(_is_head, before))
-  assert len(changed) == 2
+  whole, head = (tuned.build(foreign, 3, tune=part) for part in ('whole', 'head'))
+  assert len(whole.trainable_variables) == len(whole.variables) > 10
+  assert [v.path for v in head.trainable_variables] == ['head/kernel', 'head/bias']
 
 
 # Sharing a compiled step.

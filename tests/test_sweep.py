@@ -111,6 +111,8 @@ def test_settings_are_drawn_within_their_ranges_and_alike_for_one_seed():
     assert quarters.min() > 25
   assert {one.recipe.steps for one in drawn} == {250, 1000}
   assert {one.recipe.mixup for one in drawn} == set(sweep.MIXUPS)
+  fixed = sweep.drawn(sweep.Plan('fixed', steps=7), 3)
+  assert {one.recipe.steps for one in fixed} == {7}
 
 
 # Plans that cannot be.

@@ -1,6 +1,8 @@
 """The main job: rank, fine-tune winner and baseline, report; kill it, and it goes on."""
 
+import contextlib
 import html.parser
+import io
 import json
 import os
 import shutil
@@ -8,28 +10,215 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from conftest import draw_shape
 from export import hub
 from finetune import transfer_main
+from zoo import cli
 from zoo import tasks
+from zoo import training
 
 SMALL = ('--batch=16', '--steps_scale=0.004')
+EVIL = '<img src=x onerror=alert(1)> $1_$'  # the name of a class
 
 
 class _Page(html.parser.HTMLParser):
-  """Collects what a page would fetch, and its words."""
+  """Collects what a page would fetch, its words, and its tables as lists of rows of texts."""
 
-  def __init__(self):
+  def __init__(self, path):
     super().__init__()
-    self.fetched, self.words = [], []
+    self.fetched, self.words, self.tables = [], [], []
+    with open(path, encoding='utf-8') as file:
+      self.text = file.read()
+    self.feed(self.text)
 
   def handle_starttag(self, tag, attrs):
     self.fetched += [value for name, value in attrs if name in ('src', 'href', 'xlink:href')]
+    if tag == 'table':
+      self.tables.append([])
+    elif tag == 'tr':
+      self.tables[-1].append([])
+    elif tag in ('td', 'th'):
+      self.tables[-1][-1].append('')
 
   def handle_data(self, data):
     self.words += data.split()
+    if self.tables and self.tables[-1] and self.tables[-1][-1]:
+      self.tables[-1][-1][-1] += data.strip()
+
+
+def _child(flags):
+  code = ('import sys; from finetune import transfer_main as t; '
+          'from zoo import cli; sys.exit(cli.run(t.main, t.FLAGS, sys.argv[1:]))')
+  return subprocess.Popen([sys.executable, '-c', code, *flags], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _until(path, child):
+  """Waits until the child has made a file."""
+  while not os.path.exists(path):
+    assert child.poll() is None, child.communicate()[1]
+    time.sleep(0.05)
+
+
+def _run(flags):
+  """(exit code, stdout, stderr) of the binary in this process."""
+  with (contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err):
+    code = cli.run(transfer_main.main, transfer_main.FLAGS, flags)
+  return code, out.getvalue(), err.getvalue()
+
+
+def _times(folder):
+  """When every file below a folder was written, but for locks."""
+  return {os.path.join(where, name): os.stat(os.path.join(where, name)).st_mtime_ns
+          for where, _, names in os.walk(folder) for name in names if name != '.lock'}
+
+
+@pytest.fixture(scope='module')
+def job(tiny_hub, tmp_path_factory):
+  """A job that is disturbed while it runs, killed, and started again; see the tests."""
+  folder = tmp_path_factory.mktemp('job')
+  random = np.random.default_rng(0)
+  for kind, name in (('cross', EVIL), ('square', 'square'), ('stripes', 'stripes')):
+    (folder / 'pictures' / name).mkdir(parents=True)
+    for i in range(20):
+      Image.fromarray(draw_shape(kind, random)).save(folder / 'pictures' / name / f'{i}.png')
+  work = str(folder / 'work')
+  found = types.SimpleNamespace(
+      work=work, task=f'folder:{folder}/pictures',
+      flags=[f'--hub={tiny_hub}', f'--task=folder:{folder}/pictures', f'--work_dir={work}',
+             '--precision=float32', *SMALL])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('EXPERT_ZOO_CACHE', str(folder / 'cache'))
+    child = _child(found.flags)
+    _until(f'{work}/settings.json', child)
+    found.child, found.meanwhile = child.pid, _run(found.flags)
+    _until(f'{work}/winner/tried-1.json', child)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    found.killed = _times(work)
+    found.outcome = _run(found.flags)
+    found.done = _times(work)
+    yield found
+
+
+def _result(job):
+  with open(f'{job.work}/result.json', encoding='utf-8') as file:
+    return json.load(file)
+
+
+def test_a_work_dir_in_use_says_by_whom(job):
+  code, out, err = job.meanwhile
+  assert (code, out, err.count('\n')) == (1, '', 1)
+  assert f'work is in use by process {job.child}' in err
+
+
+def test_a_killed_run_goes_on_where_it_was(job):
+  code, out, err = job.outcome
+  assert code == 0, err
+  assert 'Going on in ' in err
+  assert 'work/report.html' in out
+  assert f'{job.work}/result.json' not in job.killed
+  for name in ('ranking.json', 'winner/tried-0.json', 'winner/tried-1.json'):
+    path = f'{job.work}/{name}'
+    assert job.done[path] == job.killed[path]  # nothing was done twice
+
+
+def test_the_main_job_leaves_files_that_a_person_would_open(job):
+  _, out, _ = job.outcome
+  for words in ('Best by leave-one-out 1-NN', 'winner', 'work/report.html'):
+    assert words in out
+  result = _result(job)
+  for role in ('winner', 'baseline'):
+    assert {'handle', 'expert', 'test_accuracy', 'interval', 'nll', 'ece'} <= set(result[role])
+  assert result['baseline']['handle'] == 'test/baseline/1'
+  assert result['winner']['handle'] == result['ranking']['winner']
+  assert len(result['ranking']['experts']) == 4
+  assert result['ensemble'] is None
+  assert result['module'] == result['winner']['module']
+  assert os.path.exists(os.path.join(result['module'], 'saved_model.pb'))
+  assert {'tensorflow', 'keras'} <= set(result['versions'])
+
+  page = _Page(result['report'])
+  assert page.text.count('<svg') == 3  # ranking, curves, confusion
+  assert all(link.startswith(('data:', '#')) for link in page.fetched)  # self-contained
+  assert {'circle', 'square', 'Confusion'} <= set(page.words)
+  assert 'Ensemble' not in page.words
+  winner = result['winner']
+  assert f'(NLL) is {winner["nll"]:.3f} nats' in page.text
+  assert f'(ECE) {winner["ece"]:.1%}' in page.text
+
+
+def test_class_names_cannot_write_into_the_page(job):
+  assert EVIL in tasks.load(job.task).class_names
+  page = _Page(_result(job)['report'])
+  assert '<img src=x' not in page.text
+
+
+def test_the_same_command_answers_at_once(job, monkeypatch):
+  monkeypatch.setattr(training, 'Trainer', None)
+  code, again, _ = _run(job.flags)
+  assert (code, again) == (0, job.outcome[1])
+  assert _times(job.work) == job.done
+
+
+def test_an_ensemble_is_added_to_a_finished_job(job, monkeypatch):
+  trained = []
+  fit = training.Trainer.fit
+
+  def noted(self, batches, recipe, work_dir=None, what='training', watch=None):
+    trained.append(what)
+    return fit(self, batches, recipe, work_dir, what, watch)
+
+  monkeypatch.setattr(training.Trainer, 'fit', noted)
+  before = _result(job)
+  code, out, err = _run([*job.flags, '--ensemble=2'])
+  assert code == 0, err
+  now = _times(job.work)
+  kept = {path for path in job.done if '/winner/' in path or '/baseline/' in path}
+  assert len(kept) > 20
+  assert {path: now[path] for path in kept} == {path: job.done[path] for path in kept}
+  result = _result(job)
+  ensemble = result['ensemble']
+  best = {(one['handle'], one['expert']) for one in result['ranking']['experts'][:2]}
+  done = {(result[role]['handle'], result[role]['expert']) for role in ('winner', 'baseline')}
+  assert len([what for what in trained if ': setting ' in what]) == 4 * len(best - done)
+  assert {(one['handle'], one['expert']) for one in ensemble['members']} <= best
+  assert (ensemble['kind'], ensemble['tried']) == ('experts', 8)
+  for key in ('handle', 'test_accuracy', 'nll', 'ece', 'temperature', 'calibrated', 'module'):
+    assert ensemble['single'][key] == result['winner'][key] == before['winner'][key]
+  assert result['baseline'] == before['baseline']
+  assert result['module'] == ensemble['module'] != result['winner']['module']
+  assert os.path.exists(os.path.join(result['module'], 'saved_model.pb'))
+
+  # Text, JSON and page say the same.
+  number = len(ensemble['members'])
+  assert f'ensemble of {number}' in out
+  assert f'{ensemble["test_accuracy"]:6.1%} {ensemble["nll"]:6.3f}' in out
+  printed = json.loads(_run([*job.flags, '--ensemble=2', '--json'])[1])
+  assert printed == result
+  *_, figures, members = _Page(result['report']).tables
+  rates = ensemble['images_per_second']
+  assert figures[1:] == [
+      [name, f'{one["test_accuracy"]:.1%}',
+       f'{100 * one["interval"][0]:.1f} to {one["interval"][1]:.1%}', f'{one["nll"]:.3f}',
+       f'{one["calibrated"]["nll"]:.3f}', f'{one["ece"]:.1%}', f'{one["calibrated"]["ece"]:.1%}',
+       f'{one["temperature"]:.2f}', f'{speed:.0f}']
+      for name, one, speed in (
+          (f'ensemble of {number}', ensemble, rates['ensemble']),
+          (f'{ensemble["single"]["name"]} alone', ensemble['single'], rates['single']))]
+  assert [row[:4] for row in members[1:]] == [
+      [one['name'], str(one['count']), f'{one["setting"]["learning_rate"]:.3g}',
+       str(one['setting']['steps'])] for one in ensemble['members']]
+
+  # Without the flag it is not taken away.
+  assert _result(job) == json.loads(_run([*job.flags, '--json'])[1])
 
 
 def test_modules_that_have_learnt_from_the_tasks_data_set_are_not_fine_tuned(
@@ -45,83 +234,6 @@ def test_modules_that_have_learnt_from_the_tasks_data_set_are_not_fine_tuned(
   assert (code, out) == (1, '')
   assert 'all 4 candidates are left out' in err
   assert not os.path.exists('work')
-
-
-def test_the_main_job_leaves_files_that_a_person_would_open(tiny_hub, picture_folder, console):
-  flags = (f'--hub={tiny_hub}', f'--task=folder:{picture_folder}', '--work_dir=work', *SMALL)
-  code, out, _ = console(transfer_main, *flags)
-  assert code == 0
-  for words in ('Best by leave-one-out 1-NN', 'winner', 'work/report.html'):
-    assert words in out
-  with open('work/result.json', encoding='utf-8') as file:
-    result = json.load(file)
-  for role in ('winner', 'baseline'):
-    assert {'handle', 'expert', 'test_accuracy', 'interval'} <= set(result[role])
-  assert result['baseline']['handle'] == 'test/baseline/1'
-  assert result['winner']['handle'] == result['ranking']['winner']
-  assert len(result['ranking']['experts']) == 4
-  assert os.path.exists(os.path.join(result['module'], 'saved_model.pb'))
-  assert {'tensorflow', 'keras'} <= set(result['versions'])
-
-  page = _Page()
-  with open(result['report'], encoding='utf-8') as file:
-    text = file.read()
-  page.feed(text)
-  assert text.count('<svg') == 3  # ranking, curves, confusion
-  assert all(link.startswith(('data:', '#')) for link in page.fetched)  # self-contained
-  assert {'circle', 'square', 'Confusion'} <= set(page.words)
-
-  written = {path: os.stat(path).st_mtime_ns for path in ('work/report.html',
-                                                          'work/result.json')}
-  code, again, _ = console(transfer_main, *flags)
-  assert (code, again) == (0, out)
-  assert written == {path: os.stat(path).st_mtime_ns for path in written}
-
-
-def test_class_names_cannot_write_into_the_page(tiny_hub, picture_folder, console):
-  evil = '<img src=x onerror=alert(1)> $1_$'
-  os.rename(os.path.join(picture_folder, 'cross'), os.path.join(picture_folder, evil))
-  code, _, _ = console(transfer_main, f'--hub={tiny_hub}', f'--task=folder:{picture_folder}',
-                       '--work_dir=work', *SMALL)
-  assert code == 0
-  with open('work/report.html', encoding='utf-8') as file:
-    assert '<img src=x' not in file.read()
-
-
-def _run(arguments):
-  code = ('import sys; from finetune import transfer_main as t; '
-          'from zoo import cli; sys.exit(cli.run(t.main, t.FLAGS, sys.argv[1:]))')
-  return subprocess.Popen([sys.executable, '-c', code, *arguments], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def test_a_killed_run_goes_on_where_it_was(tiny_hub, picture_folder, console):
-  flags = [f'--hub={tiny_hub}', f'--task=folder:{picture_folder}', '--work_dir=work', *SMALL]
-  child = _run(flags)
-  kept = 'work/winner/tried-1.json'
-  while not os.path.exists(kept) and child.poll() is None:
-    time.sleep(0.05)
-  child.send_signal(signal.SIGKILL)
-  child.communicate()
-  assert not os.path.exists('work/result.json')
-  before = {path: os.stat(path).st_mtime_ns for path in (kept, 'work/ranking.json')}
-  code, out, err = console(transfer_main, *flags)
-  assert code == 0, err
-  assert 'Going on in ' in err
-  assert 'work/report.html' in out
-  assert before == {path: os.stat(path).st_mtime_ns for path in before}  # none done twice
-
-
-def test_a_work_dir_in_use_says_by_whom(tiny_hub, picture_folder, console):
-  flags = [f'--hub={tiny_hub}', f'--task=folder:{picture_folder}', '--work_dir=work', *SMALL]
-  child = _run(flags)
-  while not os.path.exists('work/settings.json') and child.poll() is None:
-    time.sleep(0.05)
-  code, _, err = console(transfer_main, *flags)
-  child.kill()
-  child.communicate()
-  assert code == 1
-  assert f'work is in use by process {child.pid}' in err
 
 
 def test_a_work_dir_of_another_task_is_refused(tiny_hub, picture_folder, console):
