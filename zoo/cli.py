@@ -84,8 +84,8 @@ def run(main, values, argv=None):
   except flags.Error as error:  # malformed, or flags that main finds do not go together
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
-    print(f'{program}: stopped; the same command goes on.', file=sys.stderr)
+  except KeyboardInterrupt as stop:  # a run that saved its state says where
+    print(f'{program}: {str(stop) or "stopped; the same command goes on."}', file=sys.stderr)
     return 1
   except Exception as error:  # pylint: disable=broad-exception-caught
     if values.verbosity > 0:

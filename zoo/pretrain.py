@@ -86,7 +86,8 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
                    'held_out_examples': len(held_out),
                    'training_batches_top1': history[-1]['accuracy']},
         'cost': cost(history, recipe),
-        'settings': settings, 'seed': recipe.seed, 'command': list(command)}
+        'settings': json.loads(json.dumps(settings)),  # as it reads back
+        'seed': recipe.seed, 'command': list(command)}
     if chief:
       atomic.write_json(done, result)
       checkpoint.remove(work_dir)
