@@ -32,7 +32,7 @@ class _Page(html.parser.HTMLParser):
 
   def __init__(self, path):
     super().__init__()
-    self.fetched, self.words, self.tables = [], [], []
+    self.fetched, self.words, self.tables, self._cell = [], [], [], False
     with open(path, encoding='utf-8') as file:
       self.text = file.read()
     self.feed(self.text)
@@ -45,11 +45,15 @@ class _Page(html.parser.HTMLParser):
       self.tables[-1].append([])
     elif tag in ('td', 'th'):
       self.tables[-1][-1].append('')
+      self._cell = True
+
+  def handle_endtag(self, tag):
+    self._cell = self._cell and tag not in ('td', 'th')
 
   def handle_data(self, data):
     self.words += data.split()
-    if self.tables and self.tables[-1] and self.tables[-1][-1]:
-      self.tables[-1][-1][-1] += data.strip()
+    if self._cell:
+      self.tables[-1][-1][-1] += data
 
 
 def _child(flags):
