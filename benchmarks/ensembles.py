@@ -4,7 +4,7 @@ On tasks of the local suite, for several draws of their 1,000 examples: the hub 
 1-NN, and ensembles of the best experts are made as zoo-transfer --ensemble makes them, beside
 the paper's rivals from the best expert alone, each from equally many fine-tuned networks.
 Prints one JSON line a task, draw and kind on stdout, and on stderr a table of mean
-differences with 95% intervals over tasks and draws. All is kept in --work_dir: a killed run
+differences with 95% intervals over tasks. All is kept in --work_dir: a killed run
 goes on.
 """
 
@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+from benchmarks import selectors
 from benchmarks import suite
 from export import hub
 from zoo import cli
@@ -70,36 +71,23 @@ def judge(name, task, seed, root, members, kinds, plan, folder):
 
 
 def table(rows):
-  """Mean gain of each kind on the single expert, as lines of text.
-
-  Intervals are 95%, from Student's t over tasks, each the mean of its draws: draws of a task
-  are not independent.
-  """
+  """Mean gain of each kind on the single expert, with 95% intervals, as lines of text."""
   import numpy as np
-  import scipy.stats
 
-  def interval(pairs):
-    by_task = {}
-    for task, value in pairs:
-      by_task.setdefault(task, []).append(value)
-    means = [np.mean(values) for values in by_task.values()]
-    half = (scipy.stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5
-            if len(means) > 1 else float('nan'))
-    return f'{np.mean(means):+.3f} ± {half:.3f}'
+  def gain(own, get, factor=1):
+    mean, half = selectors.interval({
+        ('', row['task'], row['seed']): factor * (get(row['ensemble']) - get(row['single']))
+        for row in own})
+    return f'{mean:+.3f} ± {half or np.nan:.3f}'
 
   lines = [f'{"kind":8} {"draws":>5} {"accuracy, points":>18} {"NLL":>18} {"ECE, points":>18} '
            f'{"NLL, both at T":>18} {"networks":>8} {"images/s":>8}']
   for kind in dict.fromkeys(row['kind'] for row in rows):
     own = [row for row in rows if row['kind'] == kind]
-
-    def gains(get, factor=1, own=own):
-      return interval([(row['task'], factor * (get(row['ensemble']) - get(row['single'])))
-                       for row in own])
-
     lines.append(
-        f'{kind:8} {len(own):5} {gains(lambda one: one["test_accuracy"], 100):>18} '
-        f'{gains(lambda one: one["nll"]):>18} {gains(lambda one: one["ece"], 100):>18} '
-        f'{gains(lambda one: one["calibrated"]["nll"]):>18} '
+        f'{kind:8} {len(own):5} {gain(own, lambda one: one["test_accuracy"], 100):>18} '
+        f'{gain(own, lambda one: one["nll"]):>18} {gain(own, lambda one: one["ece"], 100):>18} '
+        f'{gain(own, lambda one: one["calibrated"]["nll"]):>18} '
         f'{np.mean([len(row["members"]) for row in own]):8.1f} '
         + format(np.mean([row["images_per_second"]["ensemble"]
                           / row["images_per_second"]["single"] for row in own]), '7.0%'))

@@ -140,20 +140,22 @@ def outcomes(found, measure='tuned'):
 
 
 def interval(values):
-  """Mean and half its 95% interval over draws, in points.
+  """Mean and half its 95% interval over tasks.
+
+  Draws of a task are not independent, so that each task counts with the mean of its draws; what
+  the interval says is how far other tasks like these may be from the mean (Student's t).
 
   Args:
-    values: dict from race to a difference of accuracies. Tasks count alike: means over the
-      tasks of a draw are what varies from draw to draw (Student's t).
+    values: dict from race to a number.
 
   Returns:
-    (mean, half width); the width is None with a single draw.
+    (mean, half width); the width is None with a single task.
   """
   import scipy.stats
-  draws = collections.defaultdict(list)
-  for (_, _, seed), value in values.items():
-    draws[seed].append(100 * value)
-  means = [np.mean(own) for own in draws.values()]
+  of_task = collections.defaultdict(list)
+  for (_, task, _), value in values.items():
+    of_task[task].append(value)
+  means = [np.mean(own) for own in of_task.values()]
   if len(means) < 2:
     return float(np.mean(means)), None
   half = scipy.stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
@@ -195,8 +197,8 @@ def summary(found, measure='tuned', covered=None):
     shared = [race for race in values if race in reached['baseline']]
     if not shared:
       continue
-    gains = {race: values[race] - reached['baseline'][race] for race in shared}
-    missed = {race: reached['the best expert'][race] - values[race] for race in shared}
+    gains = {race: 100 * (values[race] - reached['baseline'][race]) for race in shared}
+    missed = {race: 100 * (reached['the best expert'][race] - values[race]) for race in shared}
     lines.append({
         'rule': rule, 'races': len(shared), 'regret': interval(missed)[0],
         'gain': {group: interval({race: gains[race] for race in own if race in gains})

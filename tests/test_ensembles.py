@@ -274,7 +274,7 @@ def test_a_pool_of_one_is_itself(stage, quick):
 
 
 @pytest.mark.parametrize(('kind', 'differ'), [
-    ('hyper', {'learning_rate', 'weight_decay'}), ('heads', {'seed', 'head_seed'})])
+    ('heads', {'seed', 'head_seed'}), ('hyper', {'learning_rate', 'weight_decay'})])
 def test_the_rivals_are_as_many_networks_of_the_first_expert(stage, quick, kind, differ):
   done = {stage.expert.key: f'{stage.folder}/quick'}
   found = [stage.expert, stage.baseline]

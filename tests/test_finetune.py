@@ -5,9 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -391,65 +388,6 @@ def test_the_whole_line_refuses_several_labels_before_anything_is_written(severa
   with pytest.raises(ValueError, match=r"^task 'several' has several labels an image, .*\.$"):
     line.transfer(several[0], tiny_hub, 'work')
   assert not os.path.exists('work')
-
-
-# Killed, and started again.
-
-
-def _child(flags, save):
-  """A process of zoo-finetune that kills itself at its checkpoint number `save`."""
-  code = f'''
-import os, signal, sys
-from finetune import main
-from zoo import checkpoint, cli, training
-training.SECONDS_BETWEEN_CHECKPOINTS = 0
-saved, save = [], checkpoint.save
-def save_and_die(*arguments):
-  save(*arguments)
-  saved.append(1)
-  if len(saved) == {save}:
-    os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = save_and_die
-sys.exit(cli.run(main.main, main.FLAGS, sys.argv[1:]))
-'''
-  return subprocess.Popen([sys.executable, '-c', code, *flags], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def _killed(child):
-  _, err = child.communicate(timeout=240)
-  assert child.returncode == -signal.SIGKILL, err
-  return err
-
-
-def test_killed_in_the_sweep_and_in_the_last_training_it_ends_as_if_unbroken(
-    tiny_hub, picture_folder, console):
-  flags = [f'--hub={tiny_hub}', '--handle=test/baseline', f'--task=folder:{picture_folder}',
-           '--sweep=fixed', '--steps=20', '--batch=16', '--learning_rate=0.1',
-           '--precision=float32']
-  broken, unbroken = ([*flags, f'--work_dir={name}'] for name in ('broken', 'unbroken'))
-  first = _child(broken, 5)
-  code, _, err = console(main, *unbroken)  # meanwhile
-  assert code == 0, err
-  _killed(first)
-  with np.load('broken/trying-0/checkpoint.npz') as file:
-    assert file['step'] == 5
-  assert not os.path.exists('broken/tried-0.json')
-  assert 'Going on in' in _killed(_child(broken, 15 + 8))
-  with np.load('broken/final/checkpoint.npz') as file:
-    assert file['step'] == 8
-  kept = os.stat('broken/tried-0.json').st_mtime_ns
-  code, _, err = console(main, *broken)
-  assert code == 0, err
-  assert os.stat('broken/tried-0.json').st_mtime_ns == kept
-  for name in ('tried-0.npz', 'predictions.npz'):
-    with np.load(f'broken/{name}') as one, np.load(f'unbroken/{name}') as other:
-      np.testing.assert_array_equal(one['logits'], other['logits'])
-  results = [json.loads(_read(name, 'result.json')) for name in ('broken', 'unbroken')]
-  assert len({one['nll'] for one in results}) == 1
-  histories = [[{key: row[key] for key in ('step', 'loss', 'accuracy')} for row in one['history']]
-               for one in results]
-  assert histories[0] == histories[1]
 
 
 # Bad input.

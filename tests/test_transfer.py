@@ -18,7 +18,9 @@ from PIL import Image
 
 from conftest import draw_shape
 from export import hub
+from finetune import sweep
 from finetune import transfer_main
+from finetune import tuning
 from zoo import cli
 from zoo import tasks
 from zoo import training
@@ -56,18 +58,31 @@ class _Page(html.parser.HTMLParser):
       self.tables[-1][-1][-1] += data
 
 
-def _child(flags):
-  code = ('import sys; from finetune import transfer_main as t; '
-          'from zoo import cli; sys.exit(cli.run(t.main, t.FLAGS, sys.argv[1:]))')
+def _child(flags, save):
+  """A process of the binary that kills itself when it has written `save` checkpoints."""
+  code = f'''
+import os, signal, sys
+from finetune import transfer_main
+from zoo import checkpoint, cli, training
+training.SECONDS_BETWEEN_CHECKPOINTS = 0
+saved, save = [], checkpoint.save
+def save_and_die(*arguments):
+  save(*arguments)
+  saved.append(1)
+  if len(saved) == {save}:
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save = save_and_die
+sys.exit(cli.run(transfer_main.main, transfer_main.FLAGS, sys.argv[1:]))
+'''
   return subprocess.Popen([sys.executable, '-c', code, *flags], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def _until(path, child):
-  """Waits until the child has made a file."""
-  while not os.path.exists(path):
-    assert child.poll() is None, child.communicate()[1]
-    time.sleep(0.05)
+def _killed(child):
+  """What the child said on stderr until it was killed."""
+  _, err = child.communicate(timeout=300)
+  assert child.returncode == -signal.SIGKILL, err
+  return err
 
 
 def _run(flags):
@@ -100,16 +115,25 @@ def job(tiny_hub, tmp_path_factory):
              '--precision=float32', *SMALL])
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('EXPERT_ZOO_CACHE', str(folder / 'cache'))
-    child = _child(found.flags)
-    _until(f'{work}/settings.json', child)
+    child = _child(found.flags, 15)  # of 10 steps, each with a checkpoint, and 40 by twos
+    while not os.path.exists(f'{work}/settings.json'):
+      assert child.poll() is None, child.communicate()[1]
+      time.sleep(0.05)
     found.child, found.meanwhile = child.pid, _run(found.flags)
-    _until(f'{work}/winner/tried-1.json', child)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    found.killed = _times(work)
+    _killed(child)
+    found.first_kill = _times(work)
+    found.step = _step(f'{work}/winner/trying-1')
+    found.went_on = _killed(_child(found.flags, 17 + 10 + 21 + 6))
+    found.second_kill = _times(work)
+    found.last_step = _step(f'{work}/winner/final')
     found.outcome = _run(found.flags)
     found.done = _times(work)
     yield found
+
+
+def _step(folder):
+  with np.load(f'{folder}/checkpoint.npz') as file:
+    return int(file['step'])
 
 
 def _result(job):
@@ -123,15 +147,35 @@ def test_a_work_dir_in_use_says_by_whom(job):
   assert f'work is in use by process {job.child}' in err
 
 
-def test_a_killed_run_goes_on_where_it_was(job):
+def test_killed_in_the_sweep_and_in_the_last_training_it_goes_on_where_it_was(job):
   code, out, err = job.outcome
   assert code == 0, err
-  assert 'Going on in ' in err
   assert 'work/report.html' in out
-  assert f'{job.work}/result.json' not in job.killed
-  for name in ('ranking.json', 'winner/tried-0.json', 'winner/tried-1.json'):
-    path = f'{job.work}/{name}'
-    assert job.done[path] == job.killed[path]  # nothing was done twice
+  assert job.step == 8
+  assert 0 < job.last_step < 40
+  for said in (job.went_on, err):
+    assert 'Going on in ' in said
+  for kill, there, missing in (
+      (job.first_kill, ('ranking.json', 'winner/tried-0.json'), 'winner/tried-1.json'),
+      (job.second_kill, ('winner/tried-1.json', 'winner/tried-3.json'), 'winner/result.json')):
+    for name in there:  # nothing was done twice
+      assert kill[f'{job.work}/{name}'] == job.done[f'{job.work}/{name}']
+    assert f'{job.work}/{missing}' not in kill
+
+
+def test_killed_it_ends_to_the_bit_as_if_unbroken(job, tiny_hub, tmp_path):
+  plan = sweep.Plan(batch=16, steps_scale=0.004, precision='float32')
+  winner = _result(job)['winner']
+  handle = winner['handle'] + ('' if winner['expert'] is None else f'#{winner["expert"]}')
+  unbroken = tuning.finetune(job.task, handle, str(tmp_path / 'work'), plan, tiny_hub)
+  with open(f'{job.work}/winner/result.json', encoding='utf-8') as file:
+    broken = json.load(file)
+  for name in ('tried-1.npz', 'tried-3.npz', 'predictions.npz'):
+    with np.load(tmp_path / 'work' / name) as one, np.load(f'{job.work}/winner/{name}') as other:
+      np.testing.assert_array_equal(one['logits'], other['logits'])
+  histories = [[{key: row[key] for key in ('step', 'loss', 'accuracy', 'learning_rate')}
+                for row in result['history']] for result in (unbroken, broken)]
+  assert histories[0] == histories[1]
 
 
 def test_the_main_job_leaves_files_that_a_person_would_open(job):
