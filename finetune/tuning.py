@@ -76,8 +76,7 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     result = run.finish(chosen[best], tried[best], work_dir, f'{candidate.name}: final training',
                         command)
     result |= {'tried': tried, 'seconds': round(time.monotonic() - start, 1)}
-    if networks.chief:
-      atomic.write_json(done, result)
+    run.write(done, result)
     return result
 
 

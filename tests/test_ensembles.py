@@ -140,6 +140,17 @@ def test_members_are_other_networks_each_with_a_whole_number(made):
   assert all(isinstance(member['count'], int) and member['count'] > 0 for member in members)
 
 
+def test_no_two_attempts_are_taken_for_each_other(made, stage, monkeypatch):
+  # Members are kept by these names; the two work directories of `done` end alike.
+  monkeypatch.setattr(sweep, 'LEARNING_RATES', (1e20, 0.1))
+  monkeypatch.setattr(sweep, 'STEPS', (80, 120))
+  found = [stage.expert, stage.baseline]
+  done = dict(zip((one.key for one in found), made['folders'], strict=True))
+  pool, first = ensembles._pool('experts', stage.data, found, PLAN, stage.networks, None, done)
+  assert len({(one.name, one.tried['number']) for one in pool}) == 8
+  assert first.tried == made['done']['setting']
+
+
 def test_its_val_cross_entropy_is_not_above_that_of_any_single_attempt(made):
   found = {}
   for handle, folder in zip(('test/expert/1', 'test/baseline/1'), made['folders'], strict=True):

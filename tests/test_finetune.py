@@ -128,9 +128,13 @@ def test_fine_tuning_leaves_a_classifier_of_raw_images(finished):
   assert 'fine-tuned from\n`test/baseline/1`' in _read(result['module'], 'README.md')
 
 
-def test_trained_in_bfloat16_the_module_computes_the_predictions_in_float32(finished):
+def test_trained_in_bfloat16_the_module_computes_the_predictions_in_float32(
+    finished, networks, tiny_hub):
   import tensorflow as tf
   task, result = finished
+  trained, _ = networks.of(candidates.one('test/baseline', tiny_hub), sweep.settings(PLAN, 48)[0])
+  assert trained.body.stem.compute_dtype == 'bfloat16'
+  assert (trained.body.stem.variable_dtype, trained.head.compute_dtype) == ('float32', 'float32')
   model = tf.saved_model.load(result['module'])
   assert {variable.dtype for variable in model.variables} == {tf.float32}
   graph = model.logits.concrete_functions[0].graph
