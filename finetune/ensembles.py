@@ -96,13 +96,9 @@ def ensemble(task, found, work_dir, plan=None, kind='experts', size=greedy.SIZE,
     weights = [member['count'] for member in members]
     average = greedy.average(test, weights)
     temperature = runs.calibrated(_logits(val, data), labels)
-    cooled = calibration.scaled(_logits(average, data), temperature, task.multi_label)
-    evaluation, after = metrics.evaluate(average, test_labels), metrics.evaluate(
-        cooled, test_labels)
     result = {
         'task': task.name, 'source': task.source, 'protocol': data.protocol.name, 'kind': kind,
-        **evaluation, 'temperature': temperature,
-        'calibrated': {key: after[key] for key in ('nll', 'ece') if key in after},
+        **runs.evaluated(average, _logits(average, data), test_labels, temperature),
         'val': _figures(metrics.evaluate(val, labels)), 'tried': len(pool),
         'members': [_figures(member) | {key: member[key] for key in (
             'handle', 'expert', 'name', 'setting', 'count', 'module')} for member in members],

@@ -46,16 +46,12 @@ def save(model, image_size, class_names, target, describe, temperature=1., multi
   def call(images):
     return _activated(logits(images) / temperature, multi_label)
 
-  @tf.function(input_signature=[spec])
-  def serving_default(images):
-    return {'probabilities': call(images), 'class_names': tf.identity(root.class_names)}
-
   root.__call__, root.logits = call, logits
   root.variables = [v.value for v in model.variables]
   root.trainable_variables = [v.value for v in model.trainable_variables]
   # A SavedModel whose functions are called brings what they capture.
   root.module = getattr(model.body, 'loaded', None)
-  _write(root, serving_default, target, image_size, describe)
+  _write(root, target, image_size, describe)
 
 
 def save_average(paths, counts, target, describe, temperature=1., multi_label=False):
@@ -89,15 +85,11 @@ def save_average(paths, counts, target, describe, temperature=1., multi_label=Fa
       logits -= tf.math.log(tf.maximum(1 - mean, tiny))
     return _activated(logits / temperature, multi_label)
 
-  @tf.function(input_signature=[_spec()])
-  def serving_default(images):
-    return {'probabilities': call(images), 'class_names': tf.identity(root.class_names)}
-
   root.__call__ = call
   root.variables = [variable for member in members for variable in member.variables]
   root.trainable_variables = [
       variable for member in members for variable in member.trainable_variables]
-  _write(root, serving_default, target, 32, describe)
+  _write(root, target, 32, describe)
 
 
 def _spec():
@@ -110,9 +102,15 @@ def _activated(logits, multi_label):
   return tf.sigmoid(logits) if multi_label else tf.nn.softmax(logits)
 
 
-def _write(root, serving_default, target, size, describe):
-  """Writes the module, and makes sure that loaded back it computes the same."""
+def _write(root, target, size, describe):
+  """Adds the signature, writes the module, and makes sure that it loads back as the same."""
   import tensorflow as tf
+
+  @tf.function(input_signature=[_spec()])
+  def serving_default(images):
+    return {'probabilities': root.__call__(images),
+            'class_names': tf.identity(root.class_names)}
+
   shutil.rmtree(target, ignore_errors=True)
   with atomic.writing_folder(target) as path:
     saved_model.write(root, path, serving_default)

@@ -53,7 +53,6 @@ class Data:
   def __init__(self, task, seed=None):
     self.task = task
     self.protocol = tasks.protocol_1k(task, seed)
-
     self._read = {}
 
   def of(self, part, image_size):
@@ -176,16 +175,12 @@ class Run:
     test = self.data.of('test', candidate.image_size)
     logits = training.predict(function, test.images, what=f'{candidate.name}: test')
     temperature = calibrated(*self.tried(tried['number']))
-    probabilities = calibration.scaled(logits, 1., task.multi_label)
-    evaluation = metrics.evaluate(probabilities, test.labels)
-    cooled = metrics.evaluate(
-        calibration.scaled(logits, temperature, task.multi_label), test.labels)
+    evaluation = evaluated(
+        calibration.scaled(logits, 1., task.multi_label), logits, test.labels, temperature)
     result = {
         'task': task.name, 'source': task.source, 'protocol': self.data.protocol.name,
         'handle': candidate.handle, 'expert': candidate.expert, 'name': candidate.name,
         'fingerprint': candidate.module.metadata['fingerprint'], **evaluation,
-        'temperature': temperature,
-        'calibrated': {key: cooled[key] for key in ('nll', 'ece') if key in cooled},
         'examples_digest': self._both().digest(), 'seed': setting.recipe.seed,
         'versions': metadata.versions(), 'setting': tried, 'history': history,
         'module': os.path.join(folder, MODULE),
@@ -289,6 +284,27 @@ def calibrated(logits, labels):
   before, after = (metrics.nll(calibration.scaled(logits, t, several), labels)
                    for t in (1., found))
   return found if len(labels) * (before - after) > SURELY_BETTER else 1.
+
+
+def evaluated(probabilities, logits, labels, temperature):
+  """What `finetune.metrics.evaluate` says of predictions, their temperature, and what it does.
+
+  Args:
+    probabilities, labels: as in `finetune.metrics.evaluate`.
+    logits: [N, C], of these probabilities.
+    temperature: of the logits.
+
+  Returns:
+    A JSON-like dict, with `temperature` and, at it, `calibrated`: nll and, of one label an
+    image, ece.
+  """
+  several = labels.ndim == 2
+  cooled = calibration.scaled(logits, temperature, several)
+  after = {'nll': metrics.nll(cooled, labels)}
+  if not several:
+    after['ece'] = metrics.ece(cooled, labels)
+  return metrics.evaluate(probabilities, labels) | {
+      'temperature': temperature, 'calibrated': after}
 
 
 def described(task, result, command):
