@@ -19,7 +19,8 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=['zoo', 'export', 'selection', 'finetune', 'benchmarks'],
-    package_data={'zoo': ['trees/*.json', *MODULES], 'selection': ['*.j2'], 'finetune': ['*.j2']},
+    package_data={'zoo': ['trees/*.json', *MODULES], 'selection': ['*.j2'], 'finetune': ['*.j2'],
+                  'benchmarks': ['*.j2']},
     install_requires=[
         'absl-py',
         'importlib-resources',  # tensorflow-datasets needs it and does not say so
@@ -53,5 +54,6 @@ setuptools.setup(
         'zoo-experts = zoo.experts:console',
         'zoo-publish = export.publish:console',
         'zoo-hub = export.hub_main:console',
+        'zoo-vtab = benchmarks.vtab:console',
     ]},
 )

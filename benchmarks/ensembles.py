@@ -46,12 +46,13 @@ def judge(name, task, seed, root, members, kinds, plan, folder):
   from selection import ranking
   from zoo import atomic
   from zoo import strategies
+  from zoo import tasks
   data = networks = found = None
   for kind in kinds:
     kept = os.path.join(folder, f'{kind}.json')
     if not os.path.exists(kept):
       if data is None:
-        data = runs.Data(task, seed)
+        data = runs.Data(task, tasks.protocol_1k(task, seed))
         networks = runs.networks(data, plan, strategies.make())
         ranked = ranking.rank(task, root, seed=seed)
         found = [entry.candidate for entry in ranked.entries[:members] if not entry.dropped]

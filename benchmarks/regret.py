@@ -26,16 +26,19 @@ from zoo import cli
 
 logger = logging.getLogger(__name__)
 
-# One rule for all experts and tasks, set beforehand: a cheap one, not tuned to any of them.
-BATCH, STEPS, LEARNING_RATE = 64, 150, 0.03
+# Examples an update of the one rule for all experts and tasks, set beforehand: the sweep
+# 'quick', not tuned to any of them.
+BATCH = 64
 PENALTIES = [10. ** power for power in range(-2, 5)]  # of the linear probe
 
 
-def recipe():
-  """The fixed rule of fine-tuning, a `zoo.training.Recipe`."""
-  from zoo import training
-  return training.Recipe(steps=STEPS, batch=BATCH, learning_rate=LEARNING_RATE,
-                         warmup=STEPS // 10, nesterov=False, flip=False, crop=0)
+def first_baseline(found):
+  """Of some `selection.candidates.Candidate`s the baseline of the most upstream data.
+
+  It is what one would take without any choice. None where there is no baseline.
+  """
+  return max((one for one in found if one.kind == 'baseline'), default=None,
+             key=lambda one: (one.module.metadata.get('upstream') or {}).get('examples', 0))
 
 
 class Kept:
@@ -94,8 +97,7 @@ def judge(task, seed, root, kept, tune, cache=None, precision='float32'):
   from selection import ranking
   from zoo import tasks
   found, _ = candidates_lib.for_task(task.source, root)
-  first = max((one for one in found if one.kind == 'baseline'), default=None,
-              key=lambda one: (one.module.metadata.get('upstream') or {}).get('examples', 0))
+  first = first_baseline(found)
   sizes = {one.image_size for one in found}
   drawn = ranking.sample(task, sizes, seed=seed)
   test = tasks.read_sizes(task, [tasks.protocol_1k(task, seed).test], sizes)
@@ -226,8 +228,9 @@ def _told(rule):
 def _tuned(found, task, drawn, test, digest, kept, precision):
   """(candidate, values) for each: test accuracy after fine-tuning, and its seconds."""
   from finetune import fixed
+  from finetune import sweep
   from zoo import tasks
-  rule = recipe()
+  rule = sweep.quick(sweep.Plan(batch=BATCH))
   key = 'tuned 1', drawn.digest, digest, _told(rule), precision
   done, missing = kept.split(found, *key)
   yield from done

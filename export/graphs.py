@@ -21,21 +21,26 @@ def digest(path):
   give the same results once one has the other's variables.
 
   Args:
-    path: folder of the SavedModel.
+    path: folder of the SavedModel, or a file.
 
   Returns:
     Hexadecimal digits; or None where the program is more than graph and variables (files,
-    lookup tables), so that it may share with none.
+    lookup tables) or is not said object by object (TensorFlow 1, Keras), so that it may share
+    with none.
 
   Raises:
     OSError, google.protobuf.message.DecodeError: the file is missing or damaged.
   """
+  if os.path.isfile(path):
+    return None
   from tensorflow.core.protobuf import saved_model_pb2
   saved = saved_model_pb2.SavedModel()
   with open(os.path.join(path, 'saved_model.pb'), 'rb') as file:
     saved.ParseFromString(file.read())
   graph = saved.meta_graphs[0]
   objects = graph.object_graph_def
+  if not objects.nodes:
+    return None
   functions = _Functions(graph.graph_def.library)
   constants = {node.name: node for node in graph.graph_def.node if node.op == 'Const'}
   found = hashlib.sha256()

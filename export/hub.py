@@ -5,11 +5,13 @@ import os
 import re
 
 import zoo
+from export import foreign
 from export import metadata
 from export import safety
 from zoo import cli
 
 EMBEDDED = os.path.join(os.path.dirname(zoo.__file__), 'modules')
+_WEB = ('http://', 'https://')
 _PART = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.\-]*')
 
 
@@ -19,7 +21,7 @@ class Module:
 
   Attributes:
     handle: what the user calls it: publisher/name/version, a path or a URL.
-    path: its folder.
+    path: its folder, or its .keras file.
     metadata: module.json, as `export.metadata.read` gives it.
   """
   handle: str
@@ -84,7 +86,8 @@ def resolve(handle, root=EMBEDDED):
 
   Args:
     handle: publisher/name/version in the hub; publisher/name for its newest version; a
-      path of a SavedModel; or an http(s) URL, which TensorFlow Hub fetches and caches.
+      path of a SavedModel or of a .keras file; or an http(s) URL of an archive of a SavedModel,
+      which TensorFlow Hub fetches and caches.
     root: folder of the hub.
 
   Returns:
@@ -93,14 +96,8 @@ def resolve(handle, root=EMBEDDED):
   Raises:
     ValueError: there is no such module.
   """
-  if handle.startswith(('http://', 'https://')):
-    import tensorflow_hub
-    try:
-      path = tensorflow_hub.resolve(handle)
-    except Exception as error:  # network, archive, disk: whatever the client raises
-      raise ValueError(
-          f'{handle} could not be fetched ({type(error).__name__}: {error}).') from None
-    return Module(handle, path, metadata.read(path))
+  if handle.startswith(_WEB):
+    return _fetched(handle)
   # The hub comes first: a folder below the present one must not stand in for its modules.
   parts = handle.split('/')
   if len(parts) == 2 and all(map(_PART.fullmatch, parts)):
@@ -111,10 +108,33 @@ def resolve(handle, root=EMBEDDED):
   path = os.path.join(root, *parts)
   if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and os.path.isdir(path):
     return Module('/'.join(parts), path, metadata.read(path))
-  if not os.path.isdir(handle):
-    raise ValueError(f'no module {handle!r}: it is neither in {root} nor a folder.')
+  if not os.path.isdir(handle) and not (
+      handle.endswith(foreign.KERAS) and os.path.isfile(handle)):
+    raise ValueError(f'no module {handle!r}: it is neither in {root} nor a folder or '
+                     f'{foreign.KERAS} file.')
   path = os.path.abspath(handle)
   return Module(handle, path, metadata.read(path))
+
+
+def _fetched(url):
+  """The module of a URL, from TensorFlow Hub's cache if it is there."""
+  if url.endswith(foreign.KERAS):
+    raise ValueError(f'{url}: fetch the {foreign.KERAS} file yourself and give its path.')
+  import tensorflow_hub
+  try:
+    # Refuses archives with links, or with members outside of their folder.
+    path = tensorflow_hub.resolve(url)
+  except Exception as error:  # network, archive, disk: whatever the client raises
+    raise ValueError(f'{url} could not be fetched ({type(error).__name__}: {error}).') from None
+  try:
+    return Module(url, path, metadata.read(path))
+  except ValueError as error:
+    raise ValueError(f'{url} gave no module ({error}) {_again(path)}') from None
+
+
+def _again(path):
+  """What to do about a fetched folder that is not what it should be: it would be used again."""
+  return f'Remove {path} and it is fetched again.'
 
 
 def check(module, trust=False):
@@ -130,9 +150,11 @@ def check(module, trust=False):
   """
   there = metadata.fingerprint(module.path)
   if there != module.metadata['fingerprint']:
+    again = (_again(module.path) if module.handle.startswith(_WEB)
+             else 'Fetch or publish it again.')
     raise ValueError(f'module {module.handle} is damaged: its files are not those that '
-                     'module.json describes. Fetch or publish it again.')
-  if not trust:
+                     f'module.json describes. {again}')
+  if not trust and os.path.isdir(module.path):  # Keras looks through its files itself
     reaching = safety.ops_reaching_out(module.path)
     if reaching:
       raise ValueError(
@@ -140,22 +162,28 @@ def check(module, trust=False):
           'say --trust if you know where it comes from.')
 
 
-def load(module, trust=False, checked=False):
-  """Checks and loads a module; returns the object of `tf.saved_model.load`.
+def load(module, trust=False, checked=False, input_range=foreign.UNIT):
+  """Checks and loads a module.
 
   Args:
     module: a `Module`.
     trust: as in `check`.
     checked: `check` has passed it already.
+    input_range: (low, high), values of the images that the module itself takes.
+
+  Returns:
+    A function of images in [0, 1], as `export.foreign.load` gives it; that of a module of ours
+    is the object of `tf.saved_model.load`.
 
   Raises:
-    ValueError: as `check` does, or TensorFlow cannot load it.
+    ValueError: as `check` does, it cannot be loaded, or it is no image module.
   """
-  import tensorflow as tf
   if not checked:
     check(module, trust)
   try:
-    return tf.saved_model.load(module.path)
+    return foreign.load(module.path, input_range)
+  except foreign.UnusableError as error:
+    raise ValueError(f'module {module.handle}: {error}') from None
   except Exception as error:  # TensorFlow's own, of many kinds
     raise ValueError(f'module {module.handle} cannot be loaded '
                      f'({type(error).__name__}: {cli.last_line(error)}).') from None

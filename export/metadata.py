@@ -3,6 +3,7 @@
 import hashlib
 import os
 
+from export import foreign
 from zoo import atomic
 
 FILE = 'module.json'
@@ -17,11 +18,14 @@ def fingerprint(path):
   """SHA-256 over the graph and the weights of a SavedModel, as hexadecimal digits.
 
   Args:
-    path: folder of the SavedModel.
+    path: folder of the SavedModel; or a file, of which it is the SHA-256.
 
   Raises:
     ValueError: it has no saved_model.pb or no variables.
   """
+  if os.path.isfile(path):
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
   names = ['saved_model.pb']
   variables = os.path.join(path, 'variables')
   if not os.path.isfile(os.path.join(path, names[0])):
@@ -47,20 +51,25 @@ def read(path):
   """The description of a module.
 
   Args:
-    path: folder of the module.
+    path: folder of the module, or a .keras file.
 
   Returns:
-    The content of module.json, unknown keys kept; for a SavedModel without one, a
-    description of kind 'foreign' with the fingerprint and no more.
+    The content of module.json, unknown keys kept; for a SavedModel without one and for a
+    .keras file a description of kind 'foreign' with the fingerprint, the image size if a .keras
+    file says it, and no more.
 
   Raises:
-    ValueError: the folder is no SavedModel, or module.json lacks what it must have.
+    ValueError: the folder is no SavedModel, module.json lacks what it must have, or as
+      `export.foreign.keras_image_size`.
   """
+  unknown = {'schema': SCHEMA, 'kind': 'foreign', 'image_size': None, 'features': None}
+  if os.path.isfile(path):
+    return unknown | {'image_size': foreign.keras_image_size(path),
+                      'fingerprint': fingerprint(path)}
   try:
     values = atomic.read_json(os.path.join(path, FILE))
   except FileNotFoundError:
-    return {'schema': SCHEMA, 'kind': 'foreign', 'image_size': None, 'features': None,
-            'fingerprint': fingerprint(path)}
+    return unknown | {'fingerprint': fingerprint(path)}
   if not isinstance(values, dict):
     raise ValueError(f'{os.path.join(path, FILE)} is not a JSON object.')
   missing = [key for key in REQUIRED if key not in values]
@@ -70,6 +79,11 @@ def read(path):
     if not isinstance(values[key], int):
       raise ValueError(f'{os.path.join(path, FILE)}: {key} is {values[key]!r}; it must be a '
                        'whole number.')
+  if values.get('input_range') is not None:
+    try:
+      foreign.value_range(values['input_range'])
+    except ValueError as error:
+      raise ValueError(f'{os.path.join(path, FILE)}: {error}') from None
   if not all(isinstance(expert, dict) and 'name' in expert
              for expert in values.get('experts') or ()):
     raise ValueError(f'{os.path.join(path, FILE)}: every entry of experts needs a name.')

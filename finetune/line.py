@@ -5,6 +5,7 @@ import logging
 import os
 import time
 
+from export import foreign
 from export import hub as hub_lib
 from export import metadata
 from finetune import ensembles
@@ -30,7 +31,7 @@ REPORT = 'report.html'
 
 def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
              image_size=None, data_dir=None, plan=None, k=1, members=0, kind='experts',
-             trust=False, command=()):
+             trust=False, command=(), input_range=None):
   """Ranks the experts of a hub for a task, fine-tunes the best and the baseline, and reports.
 
   Both are fine-tuned under the same plan, so that the gain of the choice can be seen. Every
@@ -41,7 +42,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
     hub: folder of the hub, or '' for none.
     work_dir: folder of this run; several workers share it.
-    handles, image_size, data_dir, k, trust: as in `selection.ranking.rank`.
+    handles, image_size, data_dir, k, trust, input_range: as in `selection.ranking.rank`.
     plan: a `finetune.sweep.Plan`; None for the light sweep as suits the machine.
     members: how many of the best experts an ensemble is made of; 0 for no ensemble.
     kind: of the ensemble, as in `finetune.ensembles.ensemble`.
@@ -59,12 +60,15 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     task = tasks.load(task, data_dir)
   task.check_one_label(ranking.UNRANKED)
   work_dir = os.path.abspath(work_dir)  # results name files that are found from anywhere
-  found, _ = candidates.for_task(task.source, hub, handles, image_size)
+  found, _ = candidates.for_task(task.source, hub, handles, image_size, input_range)
   for one in found:
     tuned.check(one, plan.tune)
   settings = {
       'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
       'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
+  ranges = {c.handle: list(c.input_range) for c in found if c.input_range != foreign.UNIT}
+  if ranges:
+    settings['input_range'] = ranges
   chief = strategies.is_chief(strategy)
   with work_dirs.opened(work_dir, settings, chief):
     done = os.path.join(work_dir, RESULT)
@@ -75,7 +79,8 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     ranking_path = os.path.join(work_dir, RANKING)
     if chief:
       _keep(ranking_path, lambda: ranking.rank(
-          task, hub, handles, image_size, data_dir, k=k, trust=trust).to_dict())
+          task, hub, handles, image_size, data_dir, k=k, trust=trust,
+          input_range=input_range).to_dict())
     strategies.barrier(strategy)
     ranked = atomic.read_json(ranking_path)
     logger.info('%s', show.verdict(ranked))

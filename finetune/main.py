@@ -21,11 +21,11 @@ OF_SWEEPS = {'learning_rate': ('fixed',), 'steps': ('fixed',), 'trials': ('searc
 
 
 def define_plan(values):
-  """Adds the flags of a `finetune.sweep.Plan`."""
-  flags.DEFINE_enum('sweep', None, ['light', 'hyperrule', 'fixed', 'search'],
+  """Adds the flags of a `finetune.sweep.Plan`, but those of `define_run`."""
+  flags.DEFINE_enum('sweep', None, ['light', 'hyperrule', 'quick', 'fixed', 'search'],
                     'Settings that are tried: VTAB\'s four (light, the default), BiT\'s one by '
-                    'rule, that of --learning_rate and --steps, or --trials of Optuna\'s choice '
-                    '(extra search).', flag_values=values)
+                    'rule, a cheap one (quick, 150 steps), that of --learning_rate and --steps, or '
+                    '--trials of Optuna\'s choice (extra search).', flag_values=values)
   flags.DEFINE_string('tune', None, 'What trains beside the new head: whole (the default), head '
                       '(nothing), adapters, or last:N (stages).', flag_values=values)
   flags.DEFINE_integer('batch', None, 'Examples an update: 512, or 64 without an accelerator.',
@@ -40,21 +40,26 @@ def define_plan(values):
                      'last residual branch, less for earlier ones: 0.', flag_values=values)
   flags.DEFINE_enum('class_weights', None, ['none', 'balanced'], 'Balanced: each class weighs '
                     'inversely to its examples in the loss.', flag_values=values)
+
+
+def define_run(values):
+  """Adds --seed, --strategy and --precision."""
   flags.DEFINE_integer('seed', 0, 'Of the order of examples, and of the search.',
                        lower_bound=0, flag_values=values)
   cli.define_devices(values)
 
 
-def plan_of(values):
-  """The `finetune.sweep.Plan` of the flags of `define_plan`."""
+def plan_of(values, seed, strategy):
+  """The `finetune.sweep.Plan` of the flags of `define_plan` and --precision."""
   from finetune import sweep
   for name, sweeps in OF_SWEEPS.items():
     if getattr(values, name) is not None and (values.sweep or 'light') not in sweeps:
       raise flags.Error(f'--{name} is of --sweep={" or ".join(sweeps)}.')
   names = ('sweep', 'tune', 'batch', 'steps_scale', 'learning_rate', 'steps', 'trials',
-           'stochastic_depth', 'class_weights', 'precision', 'strategy', 'seed')
+           'stochastic_depth', 'class_weights', 'precision')
   try:
-    return sweep.default_plan(**{name: getattr(values, name) for name in names})
+    return sweep.default_plan(seed=seed, strategy=strategy,
+                              **{name: getattr(values, name) for name in names})
   except ValueError as error:
     raise flags.Error(str(error)) from None
 
@@ -69,16 +74,19 @@ cli.define_task(FLAGS)
 flags.DEFINE_string('label', 'label', 'TFDS feature that is learnt; one of several labels an image '
                     'is learnt with sigmoids.', flag_values=FLAGS)
 flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS)
-flags.DEFINE_string('handle', None, 'The module: publisher/name/version of the hub, a folder or a '
-                    'URL; HANDLE#EXPERT for an expert of a packed one.', flag_values=FLAGS)
+flags.DEFINE_string('handle', None, 'The module: publisher/name/version of the hub, a folder, a '
+                    '.keras file or a URL; HANDLE#EXPERT for an expert of a packed one.',
+                    flag_values=FLAGS)
 flags.DEFINE_integer('image_size', None, 'Pixels of the images; those of the module if not '
                      'given.', lower_bound=1, flag_values=FLAGS)
+cli.define_input_range(FLAGS)
 flags.DEFINE_bool('trust', False, 'Load a module whose graph could touch files, sockets or '
                   'Python.', flag_values=FLAGS)
 flags.DEFINE_string('work_dir', None, 'Folder of this run; runs/finetune-TASK if not given.',
                     flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
 define_plan(FLAGS)
+define_run(FLAGS)
 flags.mark_flags_as_required(['handle'], flag_values=FLAGS)
 
 
@@ -87,8 +95,9 @@ def main(values, command):
   from finetune import tuning
   result = tuning.finetune(
       values.task, values.handle, values.work_dir or default_work_dir('finetune', values.task),
-      plan_of(values), values.hub, values.data_dir, values.image_size, values.trust, command,
-      label=values.label)
+      plan_of(values, values.seed, values.strategy), values.hub, values.data_dir,
+      values.image_size, values.trust, command, label=values.label,
+      input_range=values.input_range)
   if values.json:
     print(json.dumps(result))
     return

@@ -47,12 +47,12 @@ class Data:
 
   Args:
     task: a `zoo.tasks.Task`.
-    seed: as in `zoo.tasks.protocol_1k`.
+    protocol: a `zoo.tasks.Protocol`; None for that of 1,000 examples.
   """
 
-  def __init__(self, task, seed=None):
+  def __init__(self, task, protocol=None):
     self.task = task
-    self.protocol = tasks.protocol_1k(task, seed)
+    self.protocol = protocol or tasks.protocol_1k(task)
     self._read = {}
 
   def of(self, part, image_size):
@@ -152,7 +152,7 @@ class Run:
     with np.load(self._tried(number)) as file:
       return file['logits'], file['labels']
 
-  def finish(self, setting, tried, folder, what, command=()):
+  def finish(self, setting, tried, folder, what, command=(), publish=True):
     """Trains a setting on train and val, tests it once, and makes a module of it.
 
     Args:
@@ -161,6 +161,7 @@ class Run:
       folder: where module, predictions and log go.
       what: name in messages.
       command: the command line, for the record.
+      publish: whether to make the module.
 
     Returns:
       A JSON-like dict; see `finetune.tuning.finetune`.
@@ -182,13 +183,15 @@ class Run:
         'handle': candidate.handle, 'expert': candidate.expert, 'name': candidate.name,
         'fingerprint': candidate.module.metadata['fingerprint'], **evaluation,
         'examples_digest': self._both().digest(), 'seed': setting.recipe.seed,
-        'versions': metadata.versions(), 'setting': tried, 'history': history,
-        'module': os.path.join(folder, MODULE),
+        'versions': metadata.versions(), 'command': list(command), 'setting': tried,
+        'history': history,
+        'module': os.path.join(folder, MODULE) if publish else None,
         'predictions': os.path.join(folder, PREDICTIONS),
         'log': os.path.join(final, train_log.FILE)}
     if self._chief:
       self._write_predictions(result['predictions'], logits, test.labels)
-      self._publish(own, result, command)
+      if publish:
+        self._publish(own, result, command)
       self._log_confusion(final, evaluation)
       self._record(os.path.join(folder, RUNS), setting, result, trained - start, command)
       checkpoint.remove(final)

@@ -1,4 +1,4 @@
-"""A Reusable SavedModel as a Keras 3 layer that trains.
+"""A module that was not built by us as a Keras 3 layer that trains.
 
 `tensorflow_hub.KerasLayer` is a Keras 2 layer and cannot go into a Keras 3 model;
 `keras.layers.TFSMLayer` calls one endpoint and passes no `training`. This layer does both.
@@ -7,24 +7,23 @@
 import keras
 import numpy as np
 
-from selection import embedder
+from export import foreign
 
 
 class SavedLayer(keras.layers.Layer):
-  """Calls a loaded SavedModel and gives Keras its variables.
+  """Calls a loaded module and gives Keras its variables.
 
   Args:
-    loaded: an object of `tf.saved_model.load` with `__call__` and, if it is to train,
-      `variables` and `trainable_variables`.
+    loaded: what `export.hub.load` returns: a callable with, if it is to train, `variables` and
+      `trainable_variables`.
     expert: index of the expert in a packed module, or None.
   """
 
   def __init__(self, loaded, expert=None, **kwargs):
     import tensorflow as tf
     super().__init__(autocast=False, **kwargs)
-    if not callable(loaded):
-      raise ValueError('the module has no __call__, so that it cannot be fine-tuned.')
-    self.loaded = loaded
+    self.loaded = foreign.root(loaded)  # what a classifier made of this layer is saved with
+    self._module = loaded
     self._arguments = {} if expert is None else {'expert': tf.constant(expert, tf.int32)}
     trainable = {id(variable) for variable in getattr(loaded, 'trainable_variables', ())}
     for i, variable in enumerate(getattr(loaded, 'variables', ())):
@@ -36,8 +35,8 @@ class SavedLayer(keras.layers.Layer):
     self.built = True
 
   def call(self, images, training=False):
-    """float32 [B, H, W, 3] in the module's range to its output, [B, F]."""
-    for loss in getattr(self.loaded, 'regularization_losses', ()):
+    """float32 [B, H, W, 3] in [0, 1] to the module's output, [B, F]."""
+    for loss in getattr(self._module, 'regularization_losses', ()):
       self.add_loss(loss())
-    return embedder.call(self.loaded, images, bool(training), **self._arguments)
+    return foreign.call(self._module, images, bool(training), **self._arguments)
 

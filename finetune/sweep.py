@@ -14,7 +14,8 @@ STEPS = (2500, 10_000)
 RATE_RANGE = (1e-3, 0.3)
 DECAY_RANGE = (1e-6, 1e-2)
 MIXUPS = (0., 0.1, 0.3)
-SWEEPS = ('light', 'hyperrule', 'fixed', 'search')
+SWEEPS = ('light', 'hyperrule', 'quick', 'fixed', 'search')
+QUICK = 150, 0.03  # steps and learning rate
 PARTS = ('whole', 'head', 'adapters', 'last:N')
 # BiT-HyperRule: below so many examples steps, warm-up, tenths of the steps after which the rate
 # falls, and alpha of MixUp.
@@ -27,8 +28,9 @@ class Plan:
   """How to fine-tune an expert.
 
   Attributes:
-    sweep: the settings tried: 'light' (VTAB's four), 'hyperrule' (BiT's one), 'fixed' (the one of
-      `learning_rate` and `steps`) or 'search' (`trials` of Optuna's choice).
+    sweep: the settings tried: 'light' (VTAB's four), 'hyperrule' (BiT's one), 'quick' (a cheap
+      one), 'fixed' (the one of `learning_rate` and `steps`) or 'search' (`trials` of Optuna's
+      choice).
     tune: what trains: 'whole', 'head', 'adapters' (fresh ones on a frozen network, or those
       that it has) or 'last:N' (the last N stages); always with a new head.
     batch: examples an update; 512 in full.
@@ -141,6 +143,8 @@ def settings(plan, examples, multi_label=False):
     recipes = light(plan)
   elif plan.sweep == 'hyperrule':
     recipes = [hyperrule(plan, examples)]
+  elif plan.sweep == 'quick':
+    recipes = [quick(plan)]
   else:
     steps = plan.steps or scaled(STEPS[0], plan)
     recipes = [_as_in_vtab(plan, plan.learning_rate, steps)]
@@ -199,6 +203,14 @@ def hyperrule(plan, examples):
       steps=max(round(steps * smaller), 1), warmup=round(warmup * smaller), batch=plan.batch,
       learning_rate=0.003 / smaller, schedule='steps', tenths=tenths, nesterov=False,
       mixup=mixup, seed=plan.seed)
+
+
+def quick(plan):
+  """One cheap rule for all tasks, a `zoo.training.Recipe`; `steps_scale` is not for it."""
+  steps, rate = QUICK
+  return training.Recipe(
+      steps=steps, batch=plan.batch, learning_rate=rate, warmup=steps // 10, nesterov=False,
+      flip=False, crop=0, seed=plan.seed)
 
 
 def scaled(steps, plan):

@@ -29,6 +29,7 @@ flags.DEFINE_enum('ensemble_kind', 'experts', ['experts', 'hyper', 'heads'],
                   'settings drawn at random, or with as many random heads.', flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
 finetune_main.define_plan(FLAGS)
+finetune_main.define_run(FLAGS)
 
 
 def main(values, command):
@@ -37,8 +38,8 @@ def main(values, command):
   work_dir = values.work_dir or finetune_main.default_work_dir('transfer', values.task)
   result = line.transfer(
       values.task, values.hub, work_dir, values.handles, values.image_size, values.data_dir,
-      finetune_main.plan_of(values), values.k, values.ensemble, values.ensemble_kind,
-      values.trust, command)
+      finetune_main.plan_of(values, values.seed, values.strategy), values.k, values.ensemble,
+      values.ensemble_kind, values.trust, command, values.input_range)
   if values.json:
     print(json.dumps(result))
     return

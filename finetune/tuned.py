@@ -2,7 +2,7 @@
 
 A module of ours is rebuilt as its Keras network, so that precision policies, freezing and
 adapters apply inside and experts of one architecture can share a compiled step; of a packed
-module only the wanted expert is built. Any other module stays the SavedModel that it is.
+module only the wanted expert is built. Any other module stays the function that it is.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import logging
 import keras
 import numpy as np
 
+from export import foreign
 from export import hub as hub_lib
 from export import saved_model
 from finetune import saved_layer
@@ -18,7 +19,6 @@ from finetune import sweep
 from selection import embedder
 from zoo import adapters as adapters_lib
 from zoo import backbones
-from zoo import cli
 from zoo import strategies
 from zoo import training
 from zoo import weights
@@ -91,13 +91,17 @@ def build(candidate, classes, trust=False, precision='float32', tune='whole',
     elif tune == 'head':
       body.trainable = False
     return Tuned(body, body.architecture.features, classes)
-  layer = saved_layer.SavedLayer(hub_lib.load(module, trust), candidate.expert)
+  loaded = hub_lib.load(module, trust, input_range=candidate.input_range)
+  layer = saved_layer.SavedLayer(loaded, candidate.expert)
   size = candidate.image_size
+  strategy = tf.distribute.get_strategy()
   try:
-    embedding = np.asarray(layer(np.zeros((1, size, size, 3), np.float32)))
+    # A SavedModel that was loaded under a strategy can only be called by its replicas.
+    outputs = strategy.run(layer, [tf.zeros((1, size, size, 3))])
+    embedding = np.asarray(strategy.experimental_local_results(outputs)[0])
   except (tf.errors.OpError, ValueError, TypeError) as error:
     raise ValueError(f'module {module.handle} fails on images of {size} x {size} pixels '
-                     f'({cli.last_line(error)}): give the --image_size that it takes.') from None
+                     f'({foreign.reason(error)}): give the --image_size that it takes.') from None
   embedder.check(module, embedding)
   if tune == 'head':
     layer.trainable = False
@@ -162,7 +166,7 @@ class Networks:
     self.precision = precision
     self._classes, self._trust = classes, trust
     self._class_weights, self._stochastic_depth = class_weights, stochastic_depth
-    self._made = self._loaded = self._trainer = self._start = None
+    self._made = self._loaded = self._trainer = self._start = self._exact = None
 
   def of(self, candidate, setting):
     """The network of an expert at its start, with its trainer.
@@ -185,7 +189,7 @@ class Networks:
     made = (kind_of(candidate) or candidate.key, setting.tune, compiled)
     with self.strategy.scope():
       if made != self._made:
-        self._made = None  # whatever fails now, nothing half made is used later
+        self._made = self._exact = None  # whatever fails, nothing half made is used later
         model = self._build(candidate, setting)
         self._trainer = training.Trainer(model, recipe, self._class_weights)
         self._made, self._loaded = made, candidate.key
@@ -220,16 +224,19 @@ class Networks:
   def exact(self, candidate, setting, model):
     """A trained network in float32: (sharded function for `zoo.training.predict`, network).
 
-    The function runs under the strategy; the network is this process' own, to be exported.
+    The function runs under the strategy; the network is this process' own, to be exported. The
+    next call may change both.
     """
     with self.strategy.scope():
-      if self.precision == 'float32' or kind_of(candidate) is None:
-        tested = model
-      else:
-        tested = build(candidate, self._classes, self._trust, tune=setting.tune)
+      if self._exact is None or self._exact[0] is not model:
+        same = self.precision == 'float32' or kind_of(candidate) is None
+        tested = model if same else build(candidate, self._classes, self._trust, tune=setting.tune)
+        self._exact = model, tested, training.sharded(tested, self.strategy)
+      _, tested, function = self._exact
+      if tested is not model:
         tested.take(model)
     own = tested
     if strategies.processes(self.strategy) > 1 or self.strategy.num_replicas_in_sync > 1:
       own = build(candidate, self._classes, self._trust, tune=setting.tune)
       own.take(tested)
-    return training.sharded(tested, self.strategy), own
+    return function, own

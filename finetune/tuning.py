@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 
+from export import foreign
 from export import hub as hub_lib
 from finetune import runs
 from finetune import sweep
@@ -18,7 +19,8 @@ RESULT = 'result.json'
 
 
 def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=None,
-             image_size=None, trust=False, command=(), label='label', data=None, networks=None):
+             image_size=None, trust=False, command=(), label='label', data=None, networks=None,
+             publish=True, input_range=None):
   """Fine-tunes an expert with a new head; chooses by val, tests once.
 
   Every setting of the plan's sweep trains on 800 examples and is judged on 200; the best
@@ -40,12 +42,14 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     label: as in `zoo.tasks.load`.
     data: a `finetune.runs.Data` of this task, to share what is read.
     networks: a `finetune.tuned.Networks` for this task and plan, to share what is compiled.
+    publish: whether to make a module of the network.
+    input_range: (low, high), values of the images if the handle's module does not say them.
 
   Returns:
     A JSON-like dict, also in work_dir/result.json: handle, expert, name, what
     `finetune.metrics.evaluate` says of the test split, temperature, calibrated (nll and ece at
-    it), setting, tried, history (of the last training), module and predictions (paths),
-    seconds. Beside it runs.jsonl has a line on what the training cost.
+    it), setting, tried, history (of the last training), module (None without) and predictions
+    (paths), seconds. Beside it runs.jsonl has a line on what the training cost.
 
   Raises:
     ValueError: task or module cannot be used, or every setting failed.
@@ -58,7 +62,7 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     task = tasks.load(task, data_dir, label)
   candidate = expert
   if isinstance(expert, str):
-    candidate = candidates.one(expert, hub, image_size)
+    candidate = candidates.one(expert, hub, image_size, input_range)
   if image_size:
     candidate = dataclasses.replace(candidate, image_size=image_size)
   tuned.check(candidate, plan.tune)
@@ -74,7 +78,7 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     chosen, tried = swept(run, plan)
     best = choose(tried, candidate.describe())
     result = run.finish(chosen[best], tried[best], work_dir, f'{candidate.name}: final training',
-                        command)
+                        command, publish)
     result |= {'tried': tried, 'seconds': round(time.monotonic() - start, 1)}
     run.write(done, result)
     return result
@@ -82,10 +86,13 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
 
 def settings(data, candidate, plan):
   """What tells one run from another, for `zoo.work_dir.opened`."""
-  return {
+  found = {
       'task': data.task.name, 'source': data.task.source, 'protocol': data.protocol.name,
       'module': candidate.module.metadata['fingerprint'], 'expert': candidate.expert,
       'image_size': candidate.image_size, 'plan': dataclasses.asdict(plan)}
+  if candidate.input_range != foreign.UNIT:
+    found['input_range'] = list(candidate.input_range)
+  return found
 
 
 def swept(run, plan):

@@ -21,6 +21,7 @@ import zlib
 
 import numpy as np
 
+from export import foreign
 from zoo import atomic
 
 logger = logging.getLogger(__name__)
@@ -83,19 +84,22 @@ def image_digests(images):
   return np.frombuffer(digests, DIGEST)
 
 
-def key(fingerprint, expert, image_size):
+def key(fingerprint, expert, image_size, input_range=foreign.UNIT):
   """Names what one expert gives at one image size.
 
   Args:
     fingerprint: of the module, as in its `module.json`.
     expert: index of the expert in a packed module, else None.
     image_size: pixels.
+    input_range: (low, high), values that its images are scaled to.
 
   Returns:
     64 hexadecimal digits.
   """
   expert = None if expert is None else int(expert)
   parts = [FORMAT, fingerprint, expert, int(image_size)]
+  if input_range != foreign.UNIT:
+    parts.append(list(input_range))
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

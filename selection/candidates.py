@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from export import foreign
 from export import hub as hub_lib
 from zoo import cut_tasks
 
@@ -17,10 +18,12 @@ class Candidate:
     module: the `export.hub.Module`.
     expert: its index in a packed module, else None.
     image_size: height and width it is given, in pixels.
+    input_range: (low, high), values that the module itself takes.
   """
   module: hub_lib.Module
   expert: int | None
   image_size: int
+  input_range: tuple[float, float] = foreign.UNIT
 
   @property
   def handle(self):
@@ -63,23 +66,25 @@ class Candidate:
     return self.handle if self.expert is None else f'{self.handle} ({self.name})'
 
 
-def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None):
+def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None, input_range=None):
   """The candidates of a hub and of further modules.
 
   Args:
     hub: folder of the hub, or '' or None for none.
     handles: further modules, as `export.hub.resolve` takes them.
     image_size: pixels for modules that do not say theirs.
+    input_range: (low, high), values of the images of modules that do not say theirs; None for
+      [0, 1], as TensorFlow Hub's common image API has it.
 
   Returns:
     A list of `Candidate`, in the order of handles and experts. Fine-tuned classifiers and
     predictors have no embeddings and are none.
 
   Raises:
-    ValueError: nothing is found, or a module does not say its image size.
+    ValueError: nothing is found, a module does not say its image size, or the range is none.
   """
   found = [candidate for module in modules(hub, handles) if module.kind not in NOT_CANDIDATES
-           for candidate in _of_module(module, image_size)]
+           for candidate in _of_module(module, image_size, input_range)]
   if not found:
     raise ValueError('there is no module to choose from: give --hub or --handles.')
   return found
@@ -95,7 +100,7 @@ def modules(hub=hub_lib.EMBEDDED, handles=()):
   return found
 
 
-def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
+def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None, input_range=None):
   """The candidates of a hub for a task: those that have not learnt from the task's own data.
 
   What has seen the images, or others of their data set with their labels, would look better
@@ -103,7 +108,7 @@ def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
 
   Args:
     source: as in `zoo.tasks.Task.source`.
-    hub, handles, image_size: as in `find`.
+    hub, handles, image_size, input_range: as in `find`.
 
   Returns:
     A list of `Candidate`, and a list of (`Candidate`, reason) of those that are left out.
@@ -112,7 +117,7 @@ def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
     ValueError: as `find` does, or all are left out.
   """
   found, left_out = [], []
-  for one in find(hub, handles, image_size):
+  for one in find(hub, handles, image_size, input_range):
     if one.source and cut_tasks.same_data(source, one.source):
       left_out.append((one, f'its upstream data, {one.source}, are of the data set of the task'))
     else:
@@ -124,20 +129,28 @@ def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None):
   return found, left_out
 
 
-def _of_module(module, image_size):
+def _of_module(module, image_size, input_range):
   """The candidates of one module."""
-  size = module.metadata['image_size'] or image_size
+  m = module.metadata
+  size = m['image_size'] or image_size
   if not size:
     raise ValueError(f'module {module.handle} does not say its image size: give --image_size.')
-  experts = module.metadata.get('experts')
-  return [Candidate(module, index, size)
+  # Our own networks know no other range.
+  values = foreign.UNIT if m.get('architecture') else foreign.value_range(
+      m.get('input_range') or input_range or foreign.UNIT)
+  experts = m.get('experts')
+  return [Candidate(module, index, size, values)
           for index in (range(len(experts)) if experts else [None])]
 
 
-def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
+def one(handle, hub=hub_lib.EMBEDDED, image_size=None, input_range=None):
   """The candidate that a handle names, 'HANDLE' or, in a packed module, 'HANDLE#EXPERT'.
 
   EXPERT is an index or the name of a slice.
+
+  Args:
+    handle: as `export.hub.resolve` takes it, perhaps with '#EXPERT'.
+    hub, image_size, input_range: as in `find`.
 
   Raises:
     ValueError: there is no such module or expert, or a packed module needs '#EXPERT'.
@@ -147,7 +160,7 @@ def one(handle, hub=hub_lib.EMBEDDED, image_size=None):
   if module.kind in NOT_CANDIDATES:
     raise ValueError(f'module {handle} is of kind {module.kind!r} and has no embeddings: give '
                      'an expert or baseline.')
-  found = _of_module(module, image_size)
+  found = _of_module(module, image_size, input_range)
   if not expert and len(found) == 1:
     return found[0]
   chosen = [c for c in found if expert and expert in (str(c.expert), c.name)]

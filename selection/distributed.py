@@ -24,6 +24,7 @@ import uuid
 
 import numpy as np
 
+from export import foreign
 from selection import cache as cache_lib
 from selection import embeddings
 from selection import proxies
@@ -246,6 +247,8 @@ def _name(unit, digests, settings, trust):
   one = unit[0]
   parts = [FORMAT, one.module.metadata['fingerprint'], [c.expert for c in unit],
            one.image_size, digests[one.image_size], settings, trust]
+  if one.input_range != foreign.UNIT:
+    parts.append(one.input_range)
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,43 +7,21 @@ import os
 
 import numpy as np
 
+from export import foreign
 from export import hub
 from zoo import cli
 
 BATCH_PIXELS = 1 << 21  # at once; more than fits a cache, and far less than fits a memory
 
 
-def call(loaded, images, training, **arguments):
-  """Calls a Reusable SavedModel, with `training` if it takes that: the API makes it optional.
-
-  Args:
-    loaded: an object of `tf.saved_model.load` with `__call__`.
-    images: float32 tensor [B, H, W, 3].
-    training: a Python bool; the two values were traced apart.
-    **arguments: further ones, such as `expert`.
-
-  Returns:
-    What the module returns, [B, F].
-  """
-  if _takes_training(loaded.__call__):
-    arguments['training'] = training
-  return loaded(images, **arguments)
-
-
 def check(module, embeddings):
   """Raises ValueError unless what a module gave is [N, F] and finite."""
   if embeddings.ndim != 2:
-    raise ValueError(f'module {module.handle} gives shape {("N", *embeddings.shape[1:])} '
-                     'where an embedding is [N, features].')
+    shape = ', '.join(map(str, ('N', *embeddings.shape[1:])))
+    raise ValueError(f'module {module.handle} gives [{shape}] where an embedding is [N, features]'
+                     f'{": put pooling behind it." if embeddings.ndim == 4 else "."}')
   if not np.isfinite(embeddings).all():
     raise ValueError(f'module {module.handle} gives embeddings that are not finite.')
-
-
-def _takes_training(function):
-  """Whether any trace of a loaded function has an argument `training`."""
-  traces = getattr(function, 'concrete_functions', ())
-  return not traces or any(
-      'training' in trace.function_type.parameters for trace in traces)
 
 
 class Embedder:
@@ -51,44 +29,29 @@ class Embedder:
 
   Args:
     module: an `export.hub.Module` that `export.hub.check` has passed.
+    input_range: as in `export.hub.load`.
 
   Raises:
     ValueError: the module cannot be loaded, or is no image module.
   """
 
-  def __init__(self, module):
+  def __init__(self, module, input_range=foreign.UNIT):
     import tensorflow as tf
     self.module = module
-    loaded = hub.load(module, checked=True)
+    loaded = hub.load(module, checked=True, input_range=input_range)
 
     def scaled(images):
       return tf.cast(images, tf.float32) / 255.
 
     # What all experts of a packed module share is computed once, where the module says it.
     self._trunk = None
-    if callable(loaded):
-      if callable(getattr(loaded, 'trunk', None)) and callable(getattr(loaded, 'branch', None)):
-        self._trunk = tf.function(lambda images: loaded.trunk(scaled(images)))
-        self._branch = tf.function(lambda x, expert: loaded.branch(x, expert=expert))
-      self._function = tf.function(
-          lambda images, **arguments: call(loaded, scaled(images), False, **arguments))
-    elif 'serving_default' in loaded.signatures:
-      signature = loaded.signatures['serving_default']
-      arguments = signature.structured_input_signature[1]
-      if len(arguments) != 1:
-        raise ValueError(f'module {module.handle}: its serving_default takes '
-                         f'{len(arguments)} inputs; an image module takes one.')
-      name = next(iter(arguments))
-
-      def serve(images):
-        outputs = signature(**{name: scaled(images)})
-        return outputs.get('default', next(iter(outputs.values())))
-
-      self._function = tf.function(serve)
-    else:
-      raise ValueError(f'module {module.handle} has neither __call__ nor serving_default.')
-    self._loaded = loaded  # a function alone would not keep the variables alive
-    self._restore = _restoring(_by_key(loaded, _checkpoint(module)))
+    if callable(getattr(loaded, 'trunk', None)) and callable(getattr(loaded, 'branch', None)):
+      self._trunk = tf.function(lambda images: loaded.trunk(scaled(images)))
+      self._branch = tf.function(lambda x, expert: loaded.branch(x, expert=expert))
+    self._function = tf.function(
+        lambda images, **arguments: foreign.call(loaded, scaled(images), False, **arguments))
+    self._loaded = foreign.root(loaded)  # a function alone would not keep the variables alive
+    self._restore = _restoring(_by_key(self._loaded, _checkpoint(module)))
 
   def use(self, module):
     """Takes the weights of another module, which has the same `export.graphs.digest`."""
@@ -141,7 +104,7 @@ class Embedder:
                  for output in self._outputs(tf.constant(images), experts)]
     except (tf.errors.OpError, ValueError, TypeError) as error:
       raise ValueError(f'module {self.module.handle} fails on images of shape '
-                       f'{images.shape[1:]}: {cli.last_line(error)}') from None
+                       f'{images.shape[1:]}: {foreign.reason(error)}') from None
     for output in outputs:
       check(self.module, output)
     return outputs

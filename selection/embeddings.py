@@ -64,7 +64,7 @@ class Embeddings:
                      } if cache is not None else {}
     self._cache = cache
     self._trust = trust
-    self._idle = collections.OrderedDict()  # digest of the graph to a list of Embedder
+    self._idle = collections.OrderedDict()  # (digest of graph, range) to a list of Embedder
     self._lock = threading.Lock()
     self._checked = set()  # paths of modules
     self._graphs = {}  # path of a module to the digest of its graph
@@ -118,7 +118,7 @@ class Embeddings:
                  if not found.all()]
       fresh = {}
       if wanting:
-        with self._program(group[0].module) as program:
+        with self._program(group[0]) as program:
           computed = program(self._images[group[0].image_size], rows[missing],
                              [candidate.expert for candidate in wanting])
         fresh = {one.expert: own for one, own in zip(wanting, computed, strict=True)}
@@ -142,15 +142,16 @@ class Embeddings:
     return [dataclasses.replace(one, seconds=each) for one in done]
 
   @contextlib.contextmanager
-  def _program(self, module):
-    """Lends a program with the weights of `module`; one that fails does not come back."""
+  def _program(self, candidate):
+    """Lends a program with the weights of a module; one that fails does not come back."""
+    module = candidate.module
     if module.path not in self._graphs:
       self._graphs[module.path] = graphs.digest(module.path) or module.path
-    graph = self._graphs[module.path]
+    graph = self._graphs[module.path], candidate.input_range
     with self._lock:
       idle = self._idle.setdefault(graph, [])
       self._idle.move_to_end(graph)
-      program = idle.pop() if idle else embedder.Embedder(module)
+      program = idle.pop() if idle else embedder.Embedder(module, candidate.input_range)
       while len(self._idle) > GRAPHS:
         self._idle.popitem(last=False)
     program.use(module)
@@ -161,11 +162,13 @@ class Embeddings:
 
 def _key(candidate):
   return cache_lib.key(candidate.module.metadata['fingerprint'], candidate.expert,
-                       candidate.image_size)
+                       candidate.image_size, candidate.input_range)
 
 
 def _weights_size(module):
   """Bytes of a module's variables on disk."""
+  if os.path.isfile(module.path):
+    return os.path.getsize(module.path)
   folder = os.path.join(module.path, 'variables')
   return sum(entry.stat().st_size for entry in os.scandir(folder)) if os.path.isdir(
       folder) else 0

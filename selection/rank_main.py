@@ -96,7 +96,7 @@ def main(values, command):
   ranked = ranking.rank(
       task, values.hub, values.handles, values.image_size, proxies=values.proxy,
       confidence=values.confidence, exhaustive=values.exhaustive,
-      workers=workers, **how)
+      workers=workers, input_range=values.input_range, **how)
   result = ranked.to_dict()
   print(json.dumps(result) if values.json else f'{show.table(result)}\n{show.verdict(result)}')
   if values.chart:

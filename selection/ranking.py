@@ -221,7 +221,7 @@ def sample(task, image_sizes, examples=EXAMPLES, seed=None):
 def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
          proxies=('knn',), k=1, distance='euclidean', seed=None, examples=EXAMPLES,
          method='auto', confidence=CONFIDENCE, exhaustive=None, cache=None, trust=False,
-         workers=None):
+         workers=None, input_range=None):
   """Ranks experts by how well they would serve a task: by frozen embeddings, or by slice.
 
   Candidates whose upstream data are of the task's own data set are left out.
@@ -246,6 +246,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     trust: as in `export.hub.check`.
     workers: a `selection.distributed.Workers` that scores the experts, each on all examples;
       None scores them in this process.
+    input_range: values of the images of modules that do not say theirs, as in
+      `selection.candidates.find`.
 
   Returns:
     A `Ranking`. A module that fails is in it as dropped, with the reason.
@@ -268,7 +270,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
   task.check_one_label(UNRANKED)
-  found, left_out = candidates_lib.for_task(task.source, hub, handles, image_size)
+  found, left_out = candidates_lib.for_task(
+      task.source, hub, handles, image_size, input_range)
   if left_out:
     logger.info('%d of %d candidates are left out, for having learnt from the data set of the '
                 'task, %s.', len(left_out), len(found) + len(left_out),

@@ -13,7 +13,8 @@ ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
 BINARIES = ('zoo.pretrain', 'zoo.experts', 'export.publish', 'export.hub_main',
             'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
             'benchmarks.speed', 'benchmarks.suite', 'benchmarks.made_hub',
-            'benchmarks.selection_speed', 'benchmarks.racing')
+            'benchmarks.selection_speed', 'benchmarks.racing', 'benchmarks.vtab',
+            'benchmarks.vtab_compare')
 
 
 def _imports(file):

@@ -226,9 +226,9 @@ def test_neither_the_order_of_the_images_nor_that_of_the_outputs_matters(images,
 def test_images_go_through_one_predictor_each_and_through_no_expert(colors, monkeypatch):
   loaded, load = [], embedder.Embedder
 
-  def counted(module):
+  def counted(module, *arguments):
     loaded.append(module.handle)
-    return load(module)
+    return load(module, *arguments)
 
   monkeypatch.setattr(embedder, 'Embedder', counted)
   task = _task(['red', 'blue'])

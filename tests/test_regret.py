@@ -12,6 +12,7 @@ from benchmarks import regret_charts
 from benchmarks import selectors
 from conftest import shapes_task
 from finetune import fixed
+from finetune import sweep
 from selection import proxies
 from selection import ranking
 
@@ -23,7 +24,7 @@ def task():
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-  monkeypatch.setattr(regret, 'STEPS', 3)
+  monkeypatch.setattr(sweep, 'QUICK', (3, 0.03))
   monkeypatch.setattr(regret, 'BATCH', 16)
 
 

@@ -45,6 +45,12 @@ def test_some_examples_of_a_cut_are_the_same_as_among_all_of_them():
   assert np.array_equal(some.images, everything.images[[1, 4, 7]])
 
 
+def test_the_examples_of_a_cut_keep_their_ids():
+  whole, part = _animals(), cut_tasks.cut(_animals(), ['bat', 'dog'])
+  rows = np.flatnonzero(np.isin(whole.labels('train'), [1, 3]))
+  assert part.ids('train', [0, 2]) == whole.ids('train', rows[[0, 2]])
+
+
 def test_a_cut_says_what_it_was_cut_from_and_how():
   whole, part = _animals(), cut_tasks.cut(_animals(), ['dog', 'bat'])
   assert part.source == f'{whole.source}[label=bat|dog]'
@@ -59,6 +65,18 @@ def test_a_cut_says_what_it_was_cut_from_and_how():
     ('animals:1.0.0', 'animals2:1.0.0', False),
     ('folder:0123456789ab', 'folder:0123456789ab[label=bat|dog]', True),
     ('folder:0123456789ab', 'folder:ba9876543210', False),
+    ('clevr:3.1.0#count', 'clevr:3.1.0#distance', True),
+    ('cifar100_jpeg:1.0.0[coarse_label=fish]', 'cifar100:3.0.2', True),
+    ('cifar10_12k:1.0.0', 'cifar10:3.0.2', True),
+    ('cifar10_12k:1.0.0', 'cifar100_jpeg:1.0.0', False),  # no image is in both
+    ('mnist_12k:1.0.0', 'mnist:3.0.1', True),
+    ('dtd10_64:1.0.0', 'dtd:3.0.1', True),
+    ('caltech97_64:1.0.0', 'caltech101:3.0.2', True),
+    ('gtsrb_32:1.0.0', 'gtsrb:1.0.0', True),
+    ('tiny_imagenet_32:1.0.0[under=n1]', 'imagenet2012:5.1.0', True),
+    ('tiny_imagenet_32:1.0.0', 'imagenet_resized/8x8:0.1.0', True),
+    ('imagenet_resized/8x8:0.1.0', 'imagenet_resized/64x64:0.1.0', True),
+    ('sun397/tfds:4.0.0', 'sun397/standard-part1-120k:4.0.0', True),
 ])
 def test_a_task_is_known_to_be_of_the_data_that_a_module_was_trained_on(one, other, same):
   assert cut_tasks.same_data(one, other) is same

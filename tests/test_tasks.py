@@ -60,6 +60,50 @@ def test_val_comes_from_the_validation_split_where_there_is_one():
   assert (protocol.val[0], protocol.val[1].tolist()) == ('validation', list(range(200)))
 
 
+def _split(protocol):
+  """(split, first index, last index) of each part of a protocol."""
+  return [(split, indices[0], indices[-1])
+          for split, indices in (protocol.train, protocol.val, protocol.test)]
+
+
+def test_the_full_protocol_takes_every_example_in_stored_order():
+  protocol = tasks.protocol_full(tasks.load('digits'))
+  assert _split(protocol) == [('train', 0, 899), ('train', 900, 999), ('test', 0, 796)]
+  assert protocol.name == '900/100 (full)'
+  images, labels = np.zeros((9, 1, 1), np.uint8), np.arange(9) % 2
+  made = {split: (images[:count], labels[:count])
+          for split, count in (('train', 9), ('validation', 4), ('test', 5))}
+  protocol = tasks.protocol_full(tasks.from_arrays('made', 'ab', **made))
+  assert _split(protocol) == [('train', 0, 8), ('validation', 0, 3), ('test', 0, 4)]
+  assert protocol.name == '9/4 (full)'
+  del made['validation']
+  protocol = tasks.protocol_full(tasks.from_arrays('made', 'ab', **made))
+  assert _split(protocol) == [('train', 0, 7), ('train', 8, 8), ('test', 0, 4)]
+
+
+def test_examples_of_arrays_are_named_by_their_places_and_the_digest_by_these_names():
+  images, labels = np.zeros((5, 1, 1), np.uint8), np.arange(5) % 2
+  task = tasks.from_arrays('made', 'ab', train=(images, labels), test=(images[:2], labels[:2]))
+  assert task.ids('train', [1, 3]) == ['train/1', 'train/3']
+  expected = hashlib.sha256(b'train\0train/0\ntrain\0train/1\ntrain\0train/2\ntrain\0train/3\n'
+                            b'val\0train/4\ntest\0test/0\ntest\0test/1\n').hexdigest()
+  protocol = tasks.protocol_1k(task)
+  assert tasks.ids_digest(task, protocol) == expected
+  moved = tasks.Protocol(protocol.train, protocol.test, protocol.val, 'moved')
+  assert tasks.ids_digest(task, moved) != expected
+
+
+def test_examples_of_a_folder_are_named_by_their_paths_wherever_it_lies(picture_folder, tmp_path):
+  task = _folder_task(picture_folder)
+  names = task.ids('train', range(48)) + task.ids('test', range(12))
+  assert sorted(names) == sorted(f'{kind}/{i}.png' for kind in task.class_names
+                                 for i in range(20))
+  label = task.labels('train')[5]
+  assert task.ids('train', [5])[0].split('/')[0] == task.class_names[label]
+  (tmp_path / 'pictures').rename(tmp_path / 'elsewhere')
+  assert _folder_task(tmp_path / 'elsewhere').ids('train', range(48)) == names[:48]
+
+
 @pytest.mark.parametrize(('image', 'rgb'), [
     (np.array([[7]], np.uint8), [7, 7, 7]),  # grey
     (np.array([[[7]]], np.uint8), [7, 7, 7]),  # grey with a channel
@@ -328,6 +372,48 @@ def test_a_seeded_draw_never_mixes_train_and_val_whatever_the_shards(tmp_path):
            for part in (protocol.train, protocol.val, protocol.test)]
   assert [len(part) for part in parts] == [800, 200, 300]
   assert len(set.union(*parts)) == 1300
+
+
+def test_examples_of_tfds_have_the_ids_that_it_gives_them(tmp_path):
+  import tensorflow_datasets as tfds
+  features = tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(1, 1, 1)),
+      'label': tfds.features.ClassLabel(num_classes=2)})
+  tfds.dataset_builders.store_as_tfds_dataset(
+      name='sharded', version='1.0.0', features=features, data_dir=tmp_path, split_datasets={
+          'train': [(i, {'image': np.full((1, 1, 1), i, np.uint8), 'label': i % 2})
+                    for i in range(23)]},
+      download_config=tfds.download.DownloadConfig(num_shards=4))
+  data = tfds.builder('sharded', data_dir=str(tmp_path)).as_dataset(
+      split='train', read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1))
+  given = {int(example['image'][0, 0, 0]): example['tfds_id'].decode()
+           for example in tfds.as_numpy(data)}
+  assert len(set(given.values())) == 23
+  assert len({name.partition('__')[0] for name in given.values()}) == 4
+  task = tasks.load('sharded', str(tmp_path))
+  for split, indices in (('train', range(19)), ('test', range(4)), ('train', [2, 5, 6, 18])):
+    images = tasks.read(task, (split, indices), 1).images[:, 0, 0, 0]
+    assert task.ids(split, indices) == [given[image] for image in images]
+  even = cut_tasks.cut(task, ['0', '1'])
+  assert even.ids('test', [1, 3]) == task.ids('test', [1, 3])
+
+
+@pytest.mark.parametrize(('name', 'digest'), [
+    ('rsscn7_64', '5f2dea4e4acd0d3c2405778dade6ad9e85de04504fa2b008992680c6b9ef8c55'),
+    ('cifar10_12k', 'a6a211367d610bccc3c7f42c98aced67b0b07ff4cae8b3a600194d0210efb2c4'),
+    ('mnist_12k', 'a47ce824c90616d20f7948b482e7d0e5c76d416ccc61aaba7f54b9ad853e53c2'),
+    ('gtsrb_32', 'acd09d0a562f1a1881dd90bdea39dd204fd5e12f6b45cb58fac15c3a795cdabb'),
+    ('dtd10_64', '0a8ebbb947c720af33037729f30fe9d2729e7658c494f42a2e305d19307cec36'),
+    ('sign_digits_64', '3474efb7476455249bdbed26d0520709b307a3456771438b48e89d843b3cf539'),
+    ('caltech97_64', '44b49dc3a6036353d10e777bec5250a824bfa87aed27475b8275c527f89e9c3d'),
+    ('cifar100_jpeg', 'ba6f78c01be5ec7f759510235c304f9cfb97fad217927f314823a47fbcb4b7c3'),
+    ('cifar100_jpeg[coarse_label=fish]',
+     'fde835310be8dca5e75f17515a1bec271142cba05412ffa6ed8ac8df35bdd89f'),
+    ('digits', '1c22cbb5f5819366df37c645310f9f08f197e1c4ea83ffdd7d89e017de46bda9'),
+])
+def test_the_thousand_examples_are_the_same_on_any_machine(shared_tfds, name, digest):
+  task = tasks.load(name, shared_tfds)
+  assert tasks.ids_digest(task, tasks.protocol_1k(task)) == digest
 
 
 def test_coarse_labels_group_fine_ones(made_tfds):

@@ -486,7 +486,7 @@ def test_the_same_settings_are_the_same_after_json(tmp_path):
 def test_a_folder_in_use_is_refused_with_the_process_and_free_again_afterwards(tmp_path):
   path = str(tmp_path / 'new')
   with (work_dir.opened(path, {}),
-        pytest.raises(ValueError, match=f'in use by process {os.getpid()}:'),
+        pytest.raises(ValueError, match=f'in use by process {os.getpid()} on '),
         work_dir.opened(path, {})):
     pass
   with work_dir.opened(path, {}) as again:

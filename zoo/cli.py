@@ -6,6 +6,7 @@ starts with the name of the console script and a colon.
 """
 
 import logging
+import math
 import re
 import sys
 import textwrap
@@ -33,10 +34,10 @@ def define_task(values, default='digits'):
                       flag_values=values)
 
 
-def define_devices(values):
-  """Adds --strategy and --precision."""
+def define_devices(values, name='strategy'):
+  """Adds --strategy, under another name where that means something else, and --precision."""
   flags.DEFINE_string(
-      'strategy', 'default', 'Devices: default (one), one_device:GPU:0, mirrored (all of this '
+      name, 'default', 'Devices: default (one), one_device:GPU:0, mirrored (all of this '
       'machine), multi_worker (TF_CONFIG names the processes, which share --work_dir) or tpu:NAME.',
       flag_values=values)
   flags.DEFINE_string('precision', 'auto', 'float32, mixed_bfloat16, mixed_float16, or auto: '
@@ -44,18 +45,40 @@ def define_devices(values):
                       flag_values=values)
 
 
+class _RangeParser(flags.ArgumentParser):
+  """Parses LOW,HIGH into two floats."""
+  syntactic_help = 'two numbers'
+
+  def parse(self, argument):
+    try:
+      low, high = map(float, argument.split(','))
+    except ValueError:
+      low = high = 0.
+    if not -math.inf < low < high < math.inf:
+      raise ValueError('give LOW,HIGH, two numbers, the lower one first, such as -1,1')
+    return low, high
+
+
+def define_input_range(values):
+  """Adds --input_range, (low, high) or None."""
+  flags.DEFINE(_RangeParser(), 'input_range', None, 'LOW,HIGH: values of the images of modules '
+               'that do not say theirs, such as 0,255 or -1,1; 0,1 if not given.',
+               flag_values=values)
+
+
 def define_hub(values, default):
-  """Adds --hub, --handles, --image_size and --trust; `default` is the hub's folder."""
+  """Adds --hub, --handles, --image_size, --input_range and --trust; `default` is a folder."""
   flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)
-  flags.DEFINE_list('handles', [], 'Further modules beside the hub: folders of SavedModels or '
-                    'URLs. With --hub= (empty) these alone.', flag_values=values)
+  flags.DEFINE_list('handles', [], 'Further modules beside the hub: folders of SavedModels, '
+                    '.keras files or URLs. With --hub= (empty) these alone.', flag_values=values)
   flags.DEFINE_integer('image_size', None, 'Pixels, for modules that do not say theirs.',
                        flag_values=values)
+  define_input_range(values)
   flags.DEFINE_bool('trust', False, 'Load modules whose graphs could touch files, sockets or '
                     'Python.', flag_values=values)
 
 
-def run(main, values, argv=None):
+def run(main, values, argv=None, words=()):
   """Parses flags, calls `main` and turns errors into one line and an exit code.
 
   Args:
@@ -63,6 +86,7 @@ def run(main, values, argv=None):
       module's docstring is the help text.
     values: from `new_flags`.
     argv: arguments without the program's name; None for those of the process.
+    words: names of the arguments without a flag that `main` takes behind the command line.
 
   Returns:
     0 done, 1 failed, 2 wrong usage. What fails is said in one line on stderr.
@@ -77,9 +101,12 @@ def run(main, values, argv=None):
   values.unparse_flags()
   try:
     rest = values([program, *argv])
-    if len(rest) > 1:
-      raise flags.Error(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
-    main(values, [program, *argv])
+    if len(rest) > 1 + len(words):
+      unexpected = rest[1 + len(words)]
+      raise flags.Error(f'unexpected argument {unexpected!r}; flags are given as --name=value')
+    if len(rest) < 1 + len(words):
+      raise flags.Error(f'give {" and ".join(words)}')
+    main(values, [program, *argv], *rest[1:])
     return 0
   except flags.Error as error:  # malformed, or flags that main finds do not go together
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)

@@ -21,6 +21,22 @@ from zoo import tfds_tasks
 
 UNCUT = 'so that it cannot be cut by class: use the whole of it.'
 
+# Data sets that hold images of another, some or all, at whatever size: whoever has learnt from
+# one has seen the other. A name without a config is for all of them.
+ORIGINALS = {
+    'caltech97_64': 'caltech101',
+    'cifar100_jpeg': 'cifar100',
+    'cifar10_12k': 'cifar10',
+    'dtd10_64': 'dtd',
+    'gtsrb_32': 'gtsrb',
+    'mnist_12k': 'mnist',
+    **dict.fromkeys((
+        'tiny_imagenet_32', 'imagenet_resized', 'downsampled_imagenet', 'imagenet_lt',
+        'imagenet2012_subset', 'imagenet2012_fewshot', 'imagenette', 'imagewang'),
+        'imagenet2012'),
+    # Their configs are other sizes, bands or splits of the same images.
+    **{name: name for name in ('diabetic_retinopathy_detection', 'eurosat', 'sun397')}}
+
 
 def load(whole, feature, values, data_dir=None, label='label'):
   """The cut that a name says, `zoo.tasks.load` having taken it apart.
@@ -109,16 +125,23 @@ def cut(task, class_names, how=None):
 
   return tasks.Task(
       task.name + brackets, names, {split: len(found) for split, found in rows.items()},
-      task.source + brackets, reader, lambda split: renumbered[labels[split][rows[split]]])
+      task.source + brackets, reader, lambda split: renumbered[labels[split][rows[split]]],
+      namer=lambda split, indices: task.ids(split, rows[split][np.asarray(indices)]))
 
 
 def same_data(one, other):
-  """Whether two sources are of one data set: in any version, by any label, cut or whole.
+  """Whether two sources are of one data set: in any version, by any label, cut or whole, and
+  in any copy that `ORIGINALS` knows.
 
   Args:
     one, other: as in `zoo.tasks.Task.source` and in a module's upstream.source.
   """
-  return data_set(one) == data_set(other)
+  return _original(data_set(one)) == _original(data_set(other))
+
+
+def _original(name):
+  """The data set whose images a data set holds, itself if it is no copy."""
+  return ORIGINALS.get(name) or ORIGINALS.get(name.partition('/')[0], name)
 
 
 def data_set(source):

@@ -66,6 +66,9 @@ def load(path):
         image = None
       yield image, label
 
+  def namer(split, indices):
+    return [os.path.relpath(files[split][i][0], path) for i in indices]
+
   listing = hashlib.sha256()
   for split in sorted(files):
     for file, _ in files[split]:
@@ -73,7 +76,7 @@ def load(path):
       listing.update(f'{split}\0{relative}\0{os.path.getsize(file)}\0'.encode())
   return tasks.Task(f'folder:{path}', tuple(classes),
                     {split: len(entries) for split, entries in files.items()},
-                    f'folder:{listing.hexdigest()[:12]}', reader)
+                    f'folder:{listing.hexdigest()[:12]}', reader, namer=namer)
 
 
 def _folders(root):

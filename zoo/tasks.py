@@ -42,6 +42,8 @@ class Task:
       at the images; None where only reading tells.
     multi_label: whether an image has any number of the classes, none included, instead of
       one.
+    namer: `namer(split, indices)` gives the ids of examples as `ids` does; None where
+      nothing but their places names them.
   """
   name: str
   class_names: tuple[str, ...]
@@ -50,6 +52,8 @@ class Task:
   reader: Callable[[str, Sequence[int]], Iterator] = dataclasses.field(repr=False)
   labeler: Callable[[str], np.ndarray] | None = dataclasses.field(default=None, repr=False)
   multi_label: bool = False
+  namer: Callable[[str, Sequence[int]], list[str]] | None = dataclasses.field(
+      default=None, repr=False)
 
   def labels(self, split):
     """The labels of all examples of a split in stored order, as in `Examples`."""
@@ -57,6 +61,16 @@ class Task:
       return self.labeler(split)
     everything = self.reader(split, np.arange(self.splits[split]))
     return _stacked(self, [label for _, label in everything])
+
+  def ids(self, split, indices):
+    """Names of examples of a split that are the same wherever the data are: a list of str.
+
+    Those of TFDS are its own, FILE__NUMBER; those of a folder are paths below it; others
+    are SPLIT/INDEX. A task that is cut from another has the ids of that.
+    """
+    if self.namer is not None:
+      return self.namer(split, indices)
+    return [f'{split}/{i}' for i in indices]
 
   def check_one_label(self, consequence):
     """Raises ValueError if images have several labels; `consequence` ends its sentence."""
@@ -110,8 +124,8 @@ def protocol_1k(task, seed=None):
   """The 1,000-example protocol: 800 to train, 200 to choose, the whole test split.
 
   Train is the first 800 of 'train' in stored order. Val is the first 200 of 'validation'
-  where there is one, else the next 200 of 'train' (VTAB's own tasks cut val elsewhere).
-  With fewer than 1,000 at hand, four fifths train and one fifth chooses.
+  where there is one, else the next 200 of 'train'. With fewer than 1,000 at hand, four
+  fifths train and one fifth chooses.
 
   Args:
     task: a `Task`.
@@ -137,6 +151,42 @@ def protocol_1k(task, seed=None):
   drawn = 'first' if seed is None else f'seed {seed}'
   return Protocol(train, val, ('test', np.arange(task.splits['test'])),
                   f'{len(train[1])}/{len(val[1])} ({drawn})')
+
+
+def protocol_full(task):
+  """All examples: 'train' to train, 'validation' to choose, 'test' to test.
+
+  Without 'validation', the last tenth of 'train' in stored order chooses.
+
+  Returns:
+    A `Protocol`.
+  """
+  number = task.splits['train']
+  if 'validation' in task.splits:
+    train = ('train', np.arange(number))
+    val = ('validation', np.arange(task.splits['validation']))
+  else:
+    kept = number * 9 // 10
+    train, val = ('train', np.arange(kept)), ('train', np.arange(kept, number))
+  return Protocol(train, val, ('test', np.arange(task.splits['test'])),
+                  f'{len(train[1])}/{len(val[1])} (full)')
+
+
+def ids_digest(task, protocol):
+  """SHA-256 over which examples train, choose and test: the same wherever it is taken.
+
+  Args:
+    task: a `Task`.
+    protocol: a `Protocol` of it.
+
+  Returns:
+    Hex digits; the ids of `Task.ids` in order, each with its part, make them.
+  """
+  digest = hashlib.sha256()
+  for part in ('train', 'val', 'test'):
+    for name in task.ids(*getattr(protocol, part)):
+      digest.update(f'{part}\0{name}\n'.encode())
+  return digest.hexdigest()
 
 
 def read(task, part, image_size):
