@@ -44,7 +44,7 @@ setuptools.setup(
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
         'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
         'search': ['optuna~=5.0'],  # --sweep=search
-        'test': ['hypothesis', 'optuna~=5.0', 'pytest', 'ruff'],
+        'test': ['hypothesis', 'optuna~=5.0', 'pytest', 'pytest-xdist', 'ruff'],
     },
     entry_points={'console_scripts': [
         'zoo-transfer = finetune.transfer_main:console',

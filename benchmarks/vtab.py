@@ -109,7 +109,8 @@ def _subjects(names, data_dir, prepare):
       else:
         subjects.append(vtab_jobs.Subject(
             entry.name, entry.title, entry.group, load, False, 'light'))
-  return list({subject.name: subject for subject in subjects}.values()), missing
+  there = {subject.name: subject for subject in subjects}.values()
+  return sorted(there, key=lambda subject: vtab_tasks.GROUPS.index(subject.group)), missing
 
 
 FLAGS = cli.new_flags()

@@ -11,9 +11,7 @@ import json
 import os
 
 from absl import flags
-import numpy as np
 
-from benchmarks import vtab_results
 from zoo import cli
 
 DRAWS = 10_000  # of the bootstrap
@@ -55,6 +53,7 @@ def load(name):
   Raises:
     ValueError: there is no such strategy, or several to choose from.
   """
+  from benchmarks import vtab_results
   path, _, strategy = name.partition('#')
   found = vtab_results.read(path)
   there = list(dict.fromkeys(line['strategy'] for line in found))
@@ -80,6 +79,7 @@ def compare(one, other, seed=0):
   Raises:
     ValueError: they share no task, or their test images differ.
   """
+  import numpy as np
   shared = [key for key in one if key in other]
   if not shared:
     raise ValueError('the two have no task and seed in common.')
@@ -100,6 +100,7 @@ def _right(lines):
   Raises:
     ValueError: predictions are not there, or of other images.
   """
+  import numpy as np
   rows, truth = [], None
   for line in lines:
     if not os.path.exists(line['predictions']):
@@ -126,6 +127,7 @@ def bootstrap(differences, random, draws=DRAWS):
   Returns:
     (low, high).
   """
+  import numpy as np
   values, counts = np.unique(differences, return_counts=True)
   number = len(differences)
   means = random.multinomial(number, counts / number, draws) @ values / number
@@ -142,7 +144,7 @@ def sign_test(gains):
 def summary(pairs):
   """Over all tasks: a JSON-like dict of tasks, gain (mean), wins, losses, ties, p (sign test)."""
   gains = [pair.gain for pair in pairs]
-  return {'tasks': len(pairs), 'gain': float(np.mean(gains)),
+  return {'tasks': len(pairs), 'gain': sum(gains) / len(gains),
           'wins': sum(gain > 0 for gain in gains), 'losses': sum(gain < 0 for gain in gains),
           'ties': sum(gain == 0 for gain in gains), 'p': sign_test(gains)}
 

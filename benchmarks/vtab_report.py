@@ -66,7 +66,7 @@ def chart(found, table):
   bars = sum(map(len, tasks.values())) * (len(names) + 1)
   shown = figure.Figure(figsize=(min(2.5 + 0.12 * bars, 10.), 3.4), layout='constrained')
   panels = shown.subplots(1, len(groups), squeeze=False, sharey=True,
-                          width_ratios=[len(tasks[group]) for group in groups])[0]
+                          width_ratios=[max(len(tasks[group]), 2) for group in groups])[0]
   width = 0.8 / len(names)
   for axes, group in zip(panels, groups, strict=True):
     own = tasks[group]
