@@ -8,6 +8,7 @@ values of another range become a `Model`, which is.
 
 import json
 import math
+import os
 import re
 import zipfile
 
@@ -113,7 +114,7 @@ def load(path, input_range=UNIT):
     UnusableError: it is no function from images to one output, or holds Python code.
     Exception: of many kinds, where TensorFlow cannot load a SavedModel.
   """
-  if path.endswith(KERAS):
+  if os.path.isfile(path):
     return _of_keras(path, input_range)
   import tensorflow as tf
   loaded = tf.saved_model.load(path)

@@ -502,11 +502,11 @@ def test_a_keras_file_is_not_fetched_from_the_web():
 # Devices.
 
 
-@pytest.mark.parametrize('kind', ['reusable', 'served', 'keras'])
+@pytest.mark.parametrize('kind', ['served', 'keras'])
 def test_under_a_strategy_of_replicas_a_foreign_module_trains_as_without(shapes, tmp_path, kind):
   import tensorflow as tf
-  handle = {'reusable': _reusable, 'served': _serving,
-            'keras': lambda path: _keras(f'{path}.keras')}[kind](tmp_path / kind)
+  handle = {'served': _serving, 'keras': lambda path: _keras(f'{path}.keras')}[kind](
+      tmp_path / kind)
   expert, data = candidates.one(handle, image_size=16), runs.Data(shapes)
   recipe = dataclasses.replace(sweep.settings(PLAN, 45)[0].recipe, steps=2)
   tested = []

@@ -221,13 +221,22 @@ def mocked(tmp_path_factory):
   return folder
 
 
-def test_all_19_tasks_run_end_to_end_with_one_command(mocked, tmp_path, console):
+@pytest.fixture(scope='module')
+def least_hub(tmp_path_factory):
+  """A baseline and an expert of a single block, which compile in no time."""
   from export import publish
   from zoo import backbones
-  least = backbones.build(backbones.Architecture((1,), 8, 'basic', 4, 'small', 2, 16))
-  publish.publish(least, tiny_description('baseline'), f'{tmp_path}/hub', 'test/least/1')
+  architecture = backbones.Architecture((1,), 8, 'basic', 4, 'small', 2, 16)
+  root = str(tmp_path_factory.mktemp('least'))
+  for seed, kind in enumerate(('baseline', 'expert')):
+    publish.publish(backbones.build(architecture, seed=seed), tiny_description(kind), root,
+                    f'test/{kind}/1')
+  return root
+
+
+def test_all_19_tasks_run_end_to_end_with_one_command(mocked, least_hub, tmp_path, console):
   code, out, err = console(
-      vtab, f'--data_dir={mocked}', f'--hub={tmp_path}/hub', f'--work_dir={tmp_path}/work',
+      vtab, f'--data_dir={mocked}', f'--hub={least_hub}', f'--work_dir={tmp_path}/work',
       '--strategy=baseline', *SHORT)
   assert code == 0, err
   lines = vtab_results.read(f'{tmp_path}/work')
@@ -250,11 +259,11 @@ def test_all_19_tasks_run_end_to_end_with_one_command(mocked, tmp_path, console)
 
 
 def test_tasks_without_data_are_listed_first_and_the_rest_runs(
-    mocked, tiny_hub, tmp_path, console):
+    mocked, least_hub, tmp_path, console):
   (tmp_path / 'some').mkdir()
   os.symlink(f'{mocked}/dtd', tmp_path / 'some' / 'dtd')
   code, out, err = console(
-      vtab, f'--data_dir={tmp_path}/some', f'--hub={tiny_hub}', '--work_dir=work',
+      vtab, f'--data_dir={tmp_path}/some', f'--hub={least_hub}', '--work_dir=work',
       '--strategy=baseline', '--tasks=dtd,resisc45,svhn', *SHORT)
   assert code == 0, err
   told = err.splitlines()
@@ -265,7 +274,7 @@ def test_tasks_without_data_are_listed_first_and_the_rest_runs(
 
 
 def test_preparing_that_fails_says_why_and_the_rest_runs(
-    mocked, tiny_hub, tmp_path, console, monkeypatch):
+    mocked, least_hub, tmp_path, console, monkeypatch):
   import tensorflow_datasets as tfds
 
   def down(*_, **__):
@@ -275,7 +284,7 @@ def test_preparing_that_fails_says_why_and_the_rest_runs(
   (tmp_path / 'some').mkdir()
   os.symlink(f'{mocked}/dtd', tmp_path / 'some' / 'dtd')
   code, out, err = console(
-      vtab, f'--data_dir={tmp_path}/some', f'--hub={tiny_hub}', '--work_dir=work', '--prepare',
+      vtab, f'--data_dir={tmp_path}/some', f'--hub={least_hub}', '--work_dir=work', '--prepare',
       '--strategy=baseline', '--tasks=dtd,svhn', *SHORT)
   assert code == 0, err
   assert 'the host is down' in err.splitlines()[0]
@@ -296,11 +305,11 @@ def test_wrong_usage_is_one_line(arguments, code, complaint, console):
 
 
 def test_processes_share_a_folder_and_a_killed_one_loses_at_most_its_job(
-    mocked, tiny_hub, tmp_path):
+    mocked, least_hub, tmp_path):
   def child(work):
     return subprocess.Popen(
-        [sys.executable, '-m', 'benchmarks.vtab', f'--data_dir={mocked}', f'--hub={tiny_hub}',
-         f'--work_dir={tmp_path}/{work}', '--strategy=baseline,knn,oracle', '--tasks=dtd,eurosat',
+        [sys.executable, '-m', 'benchmarks.vtab', f'--data_dir={mocked}', f'--hub={least_hub}',
+         f'--work_dir={tmp_path}/{work}', '--strategy=knn,oracle', '--tasks=dtd,eurosat',
          '--json', *SHORT[:1], '--steps=30', *SHORT[2:]],
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(vtab.__file__))),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
