@@ -13,7 +13,6 @@ task, strategy and seed; table.csv, table.tex and report.html are made of them.
 zoo-vtab compare A B pairs the predictions of two results (see zoo-vtab compare --help).
 """
 
-import dataclasses
 import functools
 import json
 import logging
@@ -138,14 +137,11 @@ def main(values, command):
   from benchmarks import vtab_jobs
   from benchmarks import vtab_report
   from benchmarks import vtab_table
-  from zoo import precision
   seeds = [_seed(word) for word in values.seeds]
   plan = finetune_main.plan_of(values, 0, values.devices)
   if plan.strategy == 'multi_worker':
     raise flags.Error('--devices=multi_worker: start zoo-vtab several times on one --work_dir '
                       'instead, and they share the tasks')
-  if plan.precision == 'auto':  # machines that share the work must do the same
-    plan = dataclasses.replace(plan, precision=precision.best())
   study = vtab_jobs.Study(
       os.path.abspath(values.work_dir), plan, values.sweep, values.protocol, values.hub,
       tuple(values.handles), values.image_size, values.input_range, values.trust, tuple(command))

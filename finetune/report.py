@@ -13,6 +13,8 @@ from zoo import pixels
 
 EXAMPLES = 18  # of predictions, right and wrong
 PICTURE = 72  # pixels they are shown at
+# Of settings, shown where any has another than the plain value.
+MORE = (('weight decay', 'weight_decay', 0), ('MixUp', 'mixup', 0), ('trained', 'tune', 'whole'))
 
 
 def write(result, task, winner, baseline):
@@ -28,11 +30,14 @@ def write(result, task, winner, baseline):
   both = baseline is not None and baseline is not winner
   if both:
     curves.append((f'{baseline["name"]} (baseline)', baseline['history']))
+  runs = [('winner', winner)] + ([('baseline', baseline)] if both else [])
+  tried = [one for _, run in runs for one in run['tried']]
   page.write(
       result['report'], os.path.join(os.path.dirname(__file__), 'report.html.j2'),
       result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
       ensemble=result['ensemble'],
-      runs=[('winner', winner)] + ([('baseline', baseline)] if both else []),
+      runs=runs, more=[(title, key) for title, key, plain in MORE
+                       if any(one[key] != plain for one in tried)],
       difference=_difference(winner, baseline) if both else None,
       ranking_chart=page.svg(show.chart, ranked), curves=page.svg(charts.curves, curves),
       confusion=page.svg(charts.confusion, np.array(winner['confusion']), task.class_names),

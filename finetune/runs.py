@@ -165,12 +165,21 @@ class Run:
 
     Returns:
       A JSON-like dict; see `finetune.tuning.finetune`.
+
+    Raises:
+      zoo.training.NotFiniteError: the loss became NaN or infinite.
     """
     start = time.monotonic()
     candidate, task = self.candidate, self.data.task
     model, trainer = self._networks.of(candidate, setting)
     final = os.path.join(folder, 'final')
-    history = trainer.fit(self._batches('train val', setting), setting.recipe, final, what)
+    try:
+      history = trainer.fit(self._batches('train val', setting), setting.recipe, final, what)
+    except training.NotFiniteError:
+      if self._chief:  # its checkpoint is not for another setting to go on from
+        checkpoint.remove(final)
+      strategies.barrier(self._networks.strategy)
+      raise
     trained = time.monotonic()
     function, own = self._networks.exact(candidate, setting, model)
     test = self.data.of('test', candidate.image_size)

@@ -124,8 +124,11 @@ def default_plan(**changes):
   import tensorflow as tf
   accelerated = tf.config.list_physical_devices('GPU') or tf.config.list_physical_devices('TPU')
   plan = Plan() if accelerated else Plan(batch=64, steps_scale=0.02)
-  return dataclasses.replace(
+  changed = dataclasses.replace(
       plan, **{name: value for name, value in changes.items() if value is not None})
+  if changed.precision == 'auto':  # so that what a run leaves says what it was
+    changed = dataclasses.replace(changed, precision=precisions.best())
+  return changed
 
 
 def settings(plan, examples, multi_label=False):

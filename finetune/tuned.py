@@ -5,7 +5,6 @@ adapters apply inside and experts of one architecture can share a compiled step;
 module only the wanted expert is built. Any other module stays the function that it is.
 """
 
-import dataclasses
 import logging
 
 import keras
@@ -181,17 +180,12 @@ class Networks:
     Raises:
       ValueError: as `build`.
     """
-    recipe = setting.recipe
-    compiled = dataclasses.replace(
-        recipe, weight_decay=bool(recipe.weight_decay),
-        **{name: getattr(training.Recipe(1), name) for name in training.FREE if name != 'steps'},
-        steps=1)
-    made = (kind_of(candidate) or candidate.key, setting.tune, compiled)
+    made = (kind_of(candidate) or candidate.key, setting.tune, training.compiled(setting.recipe))
     with self.strategy.scope():
       if made != self._made:
         self._made = self._exact = None  # whatever fails, nothing half made is used later
         model = self._build(candidate, setting)
-        self._trainer = training.Trainer(model, recipe, self._class_weights)
+        self._trainer = training.Trainer(model, setting.recipe, self._class_weights)
         self._made, self._loaded = made, candidate.key
         self._start = [np.asarray(variable) for variable in model.variables]
       elif candidate.key != self._loaded:

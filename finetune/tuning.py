@@ -1,6 +1,7 @@
 """Fine-tuning one expert on one task."""
 
 import dataclasses
+import logging
 import os
 import time
 
@@ -13,7 +14,10 @@ from selection import candidates
 from zoo import atomic
 from zoo import strategies
 from zoo import tasks
+from zoo import training
 from zoo import work_dir as work_dirs
+
+logger = logging.getLogger(__name__)
 
 RESULT = 'result.json'
 
@@ -76,12 +80,22 @@ def finetune(task, expert, work_dir, plan=None, hub=hub_lib.EMBEDDED, data_dir=N
     start = time.monotonic()
     run = runs.Run(data, candidate, networks, work_dir)
     chosen, tried = swept(run, plan)
-    best = choose(tried, candidate.describe())
-    result = run.finish(chosen[best], tried[best], work_dir, f'{candidate.name}: final training',
-                        command, publish)
+    result = _finished(run, chosen, tried, command, publish)
     result |= {'tried': tried, 'seconds': round(time.monotonic() - start, 1)}
     run.write(done, result)
     return result
+
+
+def _finished(run, chosen, tried, command, publish):
+  """What `Run.finish` says of the best setting, or of the next best if that diverges now."""
+  what = f'{run.candidate.name}: final training'
+  for i in ranked(tried, run.candidate.describe()):
+    try:
+      return run.finish(chosen[i], tried[i], run.folder, what, command, publish)
+    except training.NotFiniteError as error:
+      logger.warning('%s (%s): %s The next best setting is tried.', what, chosen[i].describe(),
+                     error)
+  raise ValueError(f'{run.candidate.describe()}: every setting diverged in the final training.')
 
 
 def settings(data, candidate, plan):
@@ -117,7 +131,12 @@ def swept(run, plan):
 
 
 def choose(tried, what):
-  """The index of the best of what `Run.attempt` said: by accuracy or MAP, then by loss.
+  """The index of the best of what `Run.attempt` said; see `ranked`."""
+  return ranked(tried, what)[0]
+
+
+def ranked(tried, what):
+  """Indices of what `Run.attempt` said and did not fail, best first: by accuracy or MAP, loss.
 
   Raises:
     ValueError: all failed.
@@ -125,7 +144,7 @@ def choose(tried, what):
   working = [i for i, one in enumerate(tried) if one['error'] is None]
   if not working:
     raise ValueError(f'{what}: every setting failed; the first so: {tried[0]["error"]}')
-  return max(working, key=lambda i: (figure(tried[i]), -tried[i]['val_loss']))
+  return sorted(working, key=lambda i: (-figure(tried[i]), tried[i]['val_loss']))
 
 
 def figure(tried):

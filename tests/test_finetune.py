@@ -99,6 +99,30 @@ def _predicted(result):
     return file['logits'], file['labels']
 
 
+def test_a_setting_that_diverges_on_all_examples_gives_way_to_the_next_best(
+    finished, tiny_hub, networks, tmp_path, monkeypatch, caplog):
+  task, before = finished
+  real, failed = training.Trainer.fit, []
+
+  def fit(self, stream, recipe, folder=None, what='', watch=None):
+    history = real(self, stream, recipe, folder, what, watch)
+    if 'final' in what and not failed:
+      failed.append(recipe)
+      raise training.NotFiniteError('the loss is nan at step 3.')
+    return history
+
+  monkeypatch.setattr(training.Trainer, 'fit', fit)
+  monkeypatch.setattr(sweep, 'LEARNING_RATES', (0.02, 0.05))
+  result = tuning.finetune(task, 'test/baseline/1', str(tmp_path), PLAN, tiny_hub,
+                           networks=networks)
+  ordered = sorted(result['tried'], key=lambda one: (-one['val_accuracy'], one['val_loss']))
+  assert (failed[0].learning_rate, failed[0].steps) == (
+      ordered[0]['learning_rate'], ordered[0]['steps'])
+  assert result['setting'] == ordered[1]
+  assert 'the loss is nan at step 3. The next best setting is tried.' in caplog.text
+  assert before['test_examples'] == result['test_examples']
+
+
 def test_a_setting_that_diverges_is_noted_and_the_sweep_goes_on(finished):
   _, result = finished
   assert [one['error'] is None for one in result['tried']] == [False, False, True, True]

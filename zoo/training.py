@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_CHECKPOINTS = 60
 SECONDS_OF_A_CALL = 0.5  # of the compiled loop, after which Python looks at signals and clocks
 STEPS_BETWEEN_LOGS = 50  # fewer in a short run, so that its curve has some 20 points
-# What may differ between the runs of a `Trainer`.
-FREE = ('steps', 'learning_rate', 'warmup', 'schedule', 'tenths', 'flip', 'crop', 'mixup', 'seed')
+FREE = ('learning_rate', 'warmup', 'schedule', 'tenths', 'flip', 'crop', 'mixup', 'seed')
 
 
 class NotFiniteError(ArithmeticError):
@@ -77,6 +76,16 @@ class Recipe:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0.')
 
 
+def compiled(recipe):
+  """A recipe without what may differ between the runs of a `Trainer`, which share one step.
+
+  That is steps, `FREE`, and how much weight decay there is where there is any.
+  """
+  plain = Recipe(1)
+  return dataclasses.replace(recipe, steps=1, weight_decay=float(recipe.weight_decay > 0),
+                             **{name: getattr(plain, name) for name in FREE})
+
+
 def learning_rate(recipe, step):
   """The learning rate of a recipe at a step (0, 1, ...), a float."""
   if step < recipe.warmup:
@@ -113,9 +122,8 @@ def loss_of(recipe, class_weights=None):
 class Trainer:
   """A compiled training step of a model, for one run or for the runs of a sweep.
 
-  Compiling takes seconds, so the runs of a sweep share it. They may differ in learning rate,
-  steps, warm-up, schedule, augmentation and seed, and in weight decay unless the trainer's is
-  zero; the rest is part of the compiled step.
+  Compiling takes seconds, so the runs of a sweep share it, if their recipes are the same when
+  `compiled`.
 
   Make model and trainer in the scope of a strategy (`zoo.strategies.make`) to train under it.
   Each replica takes an equal part of every batch. If a step does not fit into memory, half as
@@ -228,14 +236,14 @@ class Trainer:
 
     Args:
       batches: a `zoo.batches.Batches` of the trainer's batch size.
-      recipe: a `Recipe` that differs from the trainer's in what may differ.
+      recipe: a `Recipe` that is the trainer's when `compiled`.
       work_dir, what: as in `fit`.
       watch: called with every row of the log, if given.
     """
     import tensorflow as tf
-    free = FREE + ('weight_decay',) * bool(self.recipe.weight_decay)
-    if dataclasses.replace(self.recipe, **{n: getattr(recipe, n) for n in free}) != recipe:
-      raise ValueError(f'the recipe differs from the trainer\'s in more than {", ".join(free)}.')
+    if compiled(recipe) != compiled(self.recipe):
+      raise ValueError('the recipe differs from the trainer\'s in more than steps, '
+                       f'{", ".join(FREE)}: make another trainer.')
     if self.recipe.weight_decay:
       self._weight_decay.assign(recipe.weight_decay)
     start = [np.asarray(variable) for variable in self.model.variables]
