@@ -119,7 +119,7 @@ def test_settings_are_drawn_within_their_ranges_and_alike_for_one_seed():
 
 
 @pytest.mark.parametrize(('changes', 'complaint'), [
-    ({'sweep': 'heavy'}, '--sweep=heavy is none of light, hyperrule, fixed, search.'),
+    ({'sweep': 'heavy'}, '--sweep=heavy is none of light, hyperrule, quick, fixed, search.'),
     ({'class_weights': 'some'}, '--class_weights=some is none of none, balanced.'),
     ({'precision': 'float16'}, '--precision=float16 is none of auto, float32, mixed_bfloat16, '
                                'mixed_float16.'),
