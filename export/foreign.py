@@ -115,13 +115,21 @@ def load(path, input_range=UNIT):
     Exception: of many kinds, where TensorFlow cannot load a SavedModel.
   """
   if os.path.isfile(path):
-    return _of_keras(path, input_range)
+    return _of_file(path, input_range)
   import tensorflow as tf
   loaded = tf.saved_model.load(path)
   if not callable(loaded):
     return _of_signature(loaded, input_range)
-  if input_range == UNIT:
-    return loaded
+  return loaded if input_range == UNIT else of_reusable(loaded, input_range)
+
+
+def of_reusable(loaded, input_range=UNIT):
+  """The `Model` of what `tf.saved_model.load` made of a Reusable SavedModel.
+
+  Args:
+    loaded: a callable with, if it is to train, `variables` and `trainable_variables`.
+    input_range: (low, high) of the model's own images.
+  """
   return Model(lambda images, training, **arguments: call(loaded, images, training, **arguments),
                loaded, getattr(loaded, 'variables', ()),
                getattr(loaded, 'trainable_variables', ()), input_range,
@@ -147,14 +155,27 @@ def _of_signature(loaded, input_range):
                signature.variables, signature.trainable_variables, input_range)
 
 
-def _of_keras(path, input_range):
+def _of_file(path, input_range):
   """The `Model` of a .keras file, read in Keras' safe mode, which runs no code of the file."""
   import keras
-  import tensorflow as tf
   try:
     model = keras.models.load_model(path, compile=False, safe_mode=True)
   except Exception as error:  # Keras' own, of many kinds
     raise UnusableError(_not_loaded(error)) from None
+  return of_keras(model, input_range)
+
+
+def of_keras(model, input_range=UNIT):
+  """The `Model` of a Keras model.
+
+  Args:
+    model: a `keras.Model` from images to an embedding.
+    input_range: (low, high) of the model's own images.
+
+  Raises:
+    UnusableError: it has several outputs, and none is named 'default'.
+  """
+  import tensorflow as tf
   if getattr(model, 'inputs', None):  # else it says its outputs only when it is called
     _only(model.compute_output_spec(model.inputs[0]), getattr(model, 'output_names', None))
 

@@ -5,6 +5,7 @@ import os
 import re
 
 import zoo
+from export import fetch
 from export import foreign
 from export import metadata
 from export import safety
@@ -62,23 +63,54 @@ def modules(root):
   if not os.path.isdir(root):
     raise ValueError(f'--hub={root} is not a folder.')
   found = []
-  for publisher, name, version in _three_levels(root):
-    path = os.path.join(root, publisher, name, version)
-    if os.path.exists(os.path.join(path, 'saved_model.pb')):
-      found.append(Module(f'{publisher}/{name}/{version}', path, metadata.read(path)))
+  for handle in handles(root):
+    path = os.path.join(root, handle)
+    found.append(Module(handle, path, metadata.read(path)))
   if not found:
     raise ValueError(f'--hub={root} has no module: a module is a folder '
                      'publisher/name/version with a saved_model.pb.')
-  return sorted(found, key=lambda module: module.handle)
+  return found
 
 
-def _three_levels(root, parts=()):
-  if len(parts) == 3:
-    yield parts
-    return
-  for entry in sorted(os.listdir(os.path.join(root, *parts))):
-    if _PART.fullmatch(entry) and os.path.isdir(os.path.join(root, *parts, entry)):
-      yield from _three_levels(root, (*parts, entry))
+def handles(root, links=True):
+  """The handles of a hub's modules, sorted, whatever their module.json says.
+
+  Args:
+    root: folder of the hub.
+    links: whether folders may be links.
+
+  Returns:
+    A list of publisher/name/version; folders without a saved_model.pb are left out.
+  """
+  found = ['']
+  for _ in range(3):
+    found = [f'{above}{entry}/' for above in found
+             for entry in _folders(os.path.join(root, above), links)]
+  return sorted(handle[:-1] for handle in found
+                if os.path.exists(os.path.join(root, handle, 'saved_model.pb')))
+
+
+def newest(root, publisher, name, links=True):
+  """The newest version of a module, as text; None if there is none. `links` as in `handles`."""
+  if not (_PART.fullmatch(publisher) and _PART.fullmatch(name)):
+    return None
+  above = os.path.join(root, publisher)
+  path = os.path.join(above, name)
+  if not links and (os.path.islink(above) or os.path.islink(path)):
+    return None
+  versions = [version for version in _folders(path, links) if version.isdigit()]
+  return max(versions, key=int, default=None)
+
+
+def _folders(path, links):
+  """The folders in a folder whose names can be part of a handle; none if it is gone."""
+  try:
+    entries = os.listdir(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return [entry for entry in entries
+          if _PART.fullmatch(entry) and os.path.isdir(os.path.join(path, entry))
+          and (links or not os.path.islink(os.path.join(path, entry)))]
 
 
 def resolve(handle, root=EMBEDDED):
@@ -87,7 +119,7 @@ def resolve(handle, root=EMBEDDED):
   Args:
     handle: publisher/name/version in the hub; publisher/name for its newest version; a
       path of a SavedModel or of a .keras file; or an http(s) URL of an archive of a SavedModel,
-      which TensorFlow Hub fetches and caches.
+      which is fetched and cached (`export.fetch`).
     root: folder of the hub.
 
   Returns:
@@ -100,11 +132,9 @@ def resolve(handle, root=EMBEDDED):
     return _fetched(handle)
   # The hub comes first: a folder below the present one must not stand in for its modules.
   parts = handle.split('/')
-  if len(parts) == 2 and all(map(_PART.fullmatch, parts)):
-    folder = os.path.join(root, *parts)
-    found = [v for v in os.listdir(folder) if v.isdigit()] if os.path.isdir(folder) else []
-    if found:
-      parts.append(max(found, key=int))
+  version = newest(root, *parts) if len(parts) == 2 else None
+  if version:
+    parts.append(version)
   path = os.path.join(root, *parts)
   if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and os.path.isdir(path):
     return Module('/'.join(parts), path, metadata.read(path))
@@ -117,15 +147,14 @@ def resolve(handle, root=EMBEDDED):
 
 
 def _fetched(url):
-  """The module of a URL, from TensorFlow Hub's cache if it is there."""
+  """The module of a URL, from the cache if it is there."""
   if url.endswith(foreign.KERAS):
     raise ValueError(f'{url}: fetch the {foreign.KERAS} file yourself and give its path.')
-  import tensorflow_hub
   try:
-    # Refuses archives with links, or with members outside of their folder.
-    path = tensorflow_hub.resolve(url)
-  except Exception as error:  # network, archive, disk: whatever the client raises
-    raise ValueError(f'{url} could not be fetched ({type(error).__name__}: {error}).') from None
+    path = fetch.fetch(url)
+  except Exception as error:  # network, archive, disk: whatever these raise
+    raise ValueError(f'{url} could not be fetched ({type(error).__name__}: '
+                     f'{cli.last_line(error).rstrip(".")}).') from None
   try:
     return Module(url, path, metadata.read(path))
   except ValueError as error:

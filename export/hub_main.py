@@ -1,11 +1,12 @@
-"""zoo-hub: what is in a hub, and whether it is whole.
+"""zoo-hub: what is in a hub.
 
---action=list shows the modules of --hub and --handles; --action=verify reads each, checks its
-fingerprint and its graph, loads it and looks for weights that are not finite.
+zoo-hub, or zoo-hub list, shows the modules of --hub and --handles. zoo-hub verify says whether
+they are whole, and zoo-hub serve offers a hub to others over HTTP; both have a --help of their
+own.
 """
 
+import importlib
 import json
-import logging
 import sys
 
 from absl import flags
@@ -13,25 +14,13 @@ from absl import flags
 from export import hub
 from zoo import cli
 
+COMMANDS = {'list': 'export.hub_main', 'verify': 'export.hub_verify', 'serve': 'export.hub_serve'}
 
-logger = logging.getLogger(__name__)
 
-
-def verify(module, trust=False):
-  """Checks a module from its files to its weights.
-
-  Args:
-    module: an `export.hub.Module`.
-    trust: as in `export.hub.check`.
-
-  Raises:
-    ValueError: the first thing that is wrong with it.
-  """
-  import numpy as np
-  loaded = hub.load(module, trust)
-  for variable in getattr(loaded, 'variables', ()):
-    if not np.isfinite(variable.numpy()).all():
-      raise ValueError(f'module {module.handle} has weights that are not finite.')
+def asked(values):
+  """The modules that --hub and --handles name, as a list of `export.hub.Module`."""
+  modules = hub.modules(values.hub) if values.hub else []
+  return modules + [hub.resolve(handle, values.hub or hub.EMBEDDED) for handle in values.handles]
 
 
 def table(modules):
@@ -49,33 +38,23 @@ def table(modules):
 
 FLAGS = cli.new_flags()
 cli.define_hub(FLAGS, hub.EMBEDDED)
-flags.DEFINE_enum('action', 'list', ['list', 'verify'], 'What to do.', flag_values=FLAGS)
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
 
 
 def main(values, command):
   del command
-  modules = hub.modules(values.hub) if values.hub else []
-  modules += [hub.resolve(handle, values.hub or hub.EMBEDDED) for handle in values.handles]
+  modules = asked(values)
   if values.json:
     print(json.dumps([{'handle': module.handle, **module.metadata} for module in modules]))
   else:
     print(table(modules))
-  if values.action == 'verify':
-    wrong = 0
-    for module in modules:
-      try:
-        verify(module, values.trust)
-      except ValueError as error:
-        wrong += 1
-        logger.warning('%s', error)
-    if wrong:
-      raise ValueError(f'{wrong} of {len(modules)} modules failed.')
-    logger.info('%d modules, all whole.', len(modules))
 
 
 def console():
   """The console script."""
+  if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+    command = importlib.import_module(COMMANDS[sys.argv[1]])
+    return cli.run(command.main, command.FLAGS, sys.argv[2:])
   return cli.run(main, FLAGS)
 
 

@@ -35,53 +35,81 @@ def publish(backbone, description, root, handle):
     ValueError: the handle is malformed or taken, a weight is not finite, or the module
       loaded back computes something else.
   """
+  from export import saved_model
+  architecture, adapters = backbone.architecture, backbone.adapters
+  size = min(architecture.image_size, 64)
+  return put({
+      'architecture': architecture.to_dict(), 'adapters': adapters and adapters.to_dict(),
+      'features': architecture.features, 'parameters': backbone.count_params(), **description},
+      root, handle, backbone.variables,
+      lambda path: saved_model.save(backbone, path), backbone, size,
+      [{'expert': index} for index in range(adapters.experts)] if adapters else [{}])
+
+
+def put(description, root, handle, variables, save, compute, size, arguments=({},)):
+  """Publishes whatever is a function from images to embeddings.
+
+  Args:
+    description: what module.json says besides publisher, name, version, range and versions.
+    root, handle: as in `publish`.
+    variables: its variables, of Keras or TensorFlow.
+    save: function that writes its SavedModel into a folder.
+    compute: function of images float32 [B, H, W, 3] in [0, 1] that the module must equal.
+    size: H and W of the images to compare them with.
+    arguments: further ones of both, each of which is compared.
+
+  Returns:
+    The path of the module.
+
+  Raises:
+    ValueError: as `publish`.
+  """
   import numpy as np
   from export import card
   from export import hub
   from export import metadata
-  from export import saved_model
   from zoo import atomic
-  for variable in backbone.variables:
+  for variable in variables:
     if not np.isfinite(variable.numpy()).all():
-      raise ValueError(f'{handle}: {variable.path} has values that are not finite; '
-                       'nothing is published.')
+      raise ValueError(f'{handle}: {getattr(variable, "path", variable.name)} has values that are '
+                       'not finite; nothing is published.')
   publisher, name, version = hub.split_handle(handle)
   target = os.path.join(root, publisher, name, version)
   if os.path.exists(target):
     raise ValueError(f'{handle} is in {root} already, and a published version never changes: '
                      f'use --version={int(version) + 1}.')
   with atomic.writing_folder(target) as path:
-    saved_model.save(backbone, path)
-    verify_against(backbone, path)
+    save(path)
+    for one in arguments:
+      verify_against(compute, path, size, one)
     metadata.write(path, {
-        'publisher': publisher, 'name': name, 'version': int(version),
-        'architecture': backbone.architecture.to_dict(),
-        'adapters': backbone.adapters and backbone.adapters.to_dict(),
-        'features': backbone.architecture.features, 'input_range': [0, 1],
-        'parameters': backbone.count_params(), 'library_versions': metadata.versions(),
-        **description})
+        'publisher': publisher, 'name': name, 'version': int(version), 'input_range': [0, 1],
+        'library_versions': metadata.versions(), **description})
     card.write(path)
   return target
 
 
-def verify_against(backbone, path):
-  """Loads a module through `hub.KerasLayer` and compares it with its Keras network.
+def verify_against(compute, path, size, arguments):
+  """Loads a module through `hub.KerasLayer` and compares it with what it was made of.
+
+  Args:
+    compute, size: as in `put`.
+    path: folder of the module.
+    arguments: further ones of both, such as expert.
 
   Raises:
     ValueError: an output differs by more than 1e-5 of its scale.
   """
   import numpy as np
   import tensorflow_hub
-  size = min(backbone.architecture.image_size, 64)
   images = np.random.default_rng(0).random((2, size, size, 3), np.float32)
-  for expert in range(backbone.adapters.experts if backbone.adapters else 1):
-    arguments = {'expert': expert} if backbone.adapters else {}
-    layer = tensorflow_hub.KerasLayer(path, trainable=True, arguments=arguments)
-    wanted = np.asarray(backbone(images, **arguments))
-    error = np.abs(np.asarray(layer(images)) - wanted).max() / max(1., np.abs(wanted).max())
-    if not error <= TOLERANCE:
-      raise ValueError(f'the module loaded back differs from its network by {error:.2g}'
-                       f'{f" (expert {expert})" if arguments else ""}; it is not published.')
+  layer = tensorflow_hub.KerasLayer(path, trainable=True, arguments=arguments)
+  wanted = np.asarray(compute(images, **arguments))
+  error = np.abs(np.asarray(layer(images)) - wanted).max() / max(1., np.abs(wanted).max())
+  if not error <= TOLERANCE:
+    one = ''.join(f' ({name} {value})' for name, value in arguments.items())
+    raise ValueError(f'the module loaded back differs from its network by {error:.2g}{one}; '
+                     'it is not published.')
 
 
 def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licence='',

@@ -1,4 +1,4 @@
-"""Backbones as Reusable SavedModels, after TensorFlow Hub's common image feature-vector API.
+"""Networks as Reusable SavedModels, after TensorFlow Hub's common image feature-vector API.
 
 `obj(images, training=False)` maps float32 [B, H, W, 3] in [0, 1] to float32 [B, F]. A
 network with several experts takes `expert`, an int32 scalar, as well.
@@ -61,15 +61,52 @@ def save(backbone, path):
       call.get_concrete_function(
           images, training=training, expert=tf.TensorSpec([], tf.int32, name='expert'))
 
-  @tf.function(input_signature=[images])
-  def serving_default(images):
-    return {'default': embed(images, False, first)}
-
-  root.__call__ = call
   # `variables`, not `weights`: a seed generator's state is among the former only.
   root.variables = [v.value for v in backbone.variables]
   root.trainable_variables = [v.value for v in backbone.trainable_variables]
   root.regularization_losses = []
+  _write_reusable(root, path, call, images)
+
+
+def save_foreign(model, path, image_size=None):
+  """Writes what others made as such a SavedModel.
+
+  Args:
+    model: an `export.foreign.Model`.
+    path: folder to write; must not exist.
+    image_size: height and width of its images, None if it takes any.
+  """
+  import tensorflow as tf
+  images = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name='images')
+  root = tf.train.Checkpoint(source=model.root)  # what it may use besides variables
+
+  @tf.function
+  def call(images, training=False):
+    return model(images, training)
+
+  for training in (False, True):
+    call.get_concrete_function(images, training=training)
+  root.variables, root.trainable_variables = model.variables, model.trainable_variables
+
+  def traced(loss):
+    @tf.function(input_signature=[])
+    def regularization():
+      return loss()
+    return regularization
+
+  root.regularization_losses = list(map(traced, model.regularization_losses))
+  _write_reusable(root, path, call, images)
+
+
+def _write_reusable(root, path, call, images):
+  """Writes an object that has its variables, called as `call` is, for images of this spec."""
+  import tensorflow as tf
+
+  @tf.function(input_signature=[images])
+  def serving_default(images):
+    return {'default': call(images, training=False)}
+
+  root.__call__ = call
   write(root, path, serving_default)
 
 

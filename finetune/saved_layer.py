@@ -38,5 +38,7 @@ class SavedLayer(keras.layers.Layer):
     """float32 [B, H, W, 3] in [0, 1] to the module's output, [B, F]."""
     for loss in getattr(self._module, 'regularization_losses', ()):
       self.add_loss(loss())
-    return foreign.call(self._module, images, bool(training), **self._arguments)
+    # Frozen, it is the function that it was: its norms do not take the statistics of a batch.
+    return foreign.call(self._module, images, bool(training) and self.trainable,
+                        **self._arguments)
 

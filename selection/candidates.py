@@ -59,7 +59,9 @@ class Candidate:
       return m['experts'][self.expert]['name']
     if m.get('slice'):
       return m['slice']['name']
-    return self.kind if self.kind != 'foreign' else self.handle.rstrip('/').split('/')[-1]
+    if m.get('architecture'):
+      return self.kind
+    return m.get('name') or self.handle.rstrip('/').split('/')[-1]
 
   def describe(self):
     """Handle and, if packed, the expert's name: unique, for messages."""

@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
 BINARIES = ('zoo.pretrain', 'zoo.experts', 'export.publish', 'export.hub_main',
-            'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
+            'export.hub_verify', 'export.hub_serve',
+            'export.import_main', 'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
             'benchmarks.speed', 'benchmarks.suite', 'benchmarks.made_hub',
             'benchmarks.selection_speed', 'benchmarks.racing', 'benchmarks.vtab',
             'benchmarks.vtab_compare')

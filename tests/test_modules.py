@@ -12,6 +12,7 @@ from conftest import tiny_backbone
 from conftest import tiny_description
 from export import hub
 from export import hub_main
+from export import hub_verify
 from export import metadata
 from export import publish
 from export import safety
@@ -230,10 +231,12 @@ def test_a_half_written_module_is_not_listed(tiny_hub, tmp_path):
 
 
 def test_zoo_hub_lists_and_verifies(tiny_hub, console):
-  code, out, err = console(hub_main, f'--hub={tiny_hub}', '--action=verify')
+  code, out, err = console(hub_verify, f'--hub={tiny_hub}')
   assert code == 0
-  assert 'test/packed/1' in out
+  assert 'test/packed/1 is whole' in out
   assert '3 modules, all whole.' in err
+  code, out, _ = console(hub_main, f'--hub={tiny_hub}')
+  assert 'test/packed/1 ' in out
   code, out, _ = console(hub_main, f'--hub={tiny_hub}', '--json')
   assert [m['kind'] for m in json.loads(out)] == ['baseline', 'expert', 'packed']
 
@@ -243,7 +246,7 @@ def test_zoo_hub_verify_names_every_damaged_module(tiny_hub, tmp_path, console):
   _copy(tiny_hub, tmp_path, 'test/expert/1')
   with open(path / 'saved_model.pb', 'ab') as content:
     content.write(b'x')
-  code, _, err = console(hub_main, f'--hub={root}', '--action=verify')
+  code, _, err = console(hub_verify, f'--hub={root}')
   assert code == 1
   assert 'module test/baseline/1 is damaged' in err
-  assert err.endswith('zoo-hub: 1 of 2 modules failed.\n')
+  assert err.endswith('zoo-hub verify: 1 of 2 modules failed.\n')
