@@ -111,7 +111,7 @@ def _of_range(values):
 
 def _efficientnet_lite0(image_size):
   from zoo import efficientnet_lite
-  model = foreign.of_keras(_following(efficientnet_lite.pretrained()))
+  model = foreign.of_keras(following(efficientnet_lite.pretrained()))
   preprocessing, _ = _of_range(efficientnet_lite.INPUT_RANGE)
   return Source(
       EFFICIENTNET_LITE0, model, preprocessing,
@@ -119,8 +119,8 @@ def _efficientnet_lite0(image_size):
       efficientnet_lite.UPSTREAM, efficientnet_lite.LICENCE)
 
 
-def _following(network):
-  """The Keras model, with batch norms whose moving averages follow a short training."""
+def following(network):
+  """A Keras model, after its batch norms were made to follow a short training; in place."""
   import keras
   for layer in network.layers:
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -155,7 +155,7 @@ def _application(whole, weights, image_size):
     raise ValueError(f'{whole}: {cli.last_line(error)}') from None
   if weights != NO_WEIGHTS:
     _read(network, weights, name)
-  model = foreign.of_keras(_following(network))
+  model = foreign.of_keras(following(network))
   # Beside each network stands the function that its makers prepared images with, of 0 to 255.
   prepare = sys.modules[inspect.unwrap(build).__module__].preprocess_input
 

@@ -405,6 +405,17 @@ def test_of_a_keras_model_all_that_is_trainable_trains_and_the_rest_stays(tmp_pa
   assert len(changed) == 3  # both moments of the batch norm, and the state of the dropout
 
 
+def test_a_frozen_network_computes_in_training_what_it_computes_in_testing(tmp_path):
+  found = candidates.one(_keras(tmp_path / 'model.keras'))
+  for part, alike in (('head', True), ('whole', False)):
+    body = tuned.build(found, 3, tune=part).body
+    before = [np.array(variable) for variable in body.variables]
+    calm, trained = (np.asarray(body(UNIT_IMAGES, training=mode)) for mode in (False, True))
+    assert np.array_equal(calm, trained) == alike
+    assert all(np.array_equal(old, new) for old, new in zip(
+        before, body.variables, strict=True)) == alike
+
+
 def test_dropout_of_a_keras_model_is_of_training_alone_and_repeats_from_run_to_run(tmp_path):
   module = hub.resolve(_keras(tmp_path / 'model.keras'))
   layer, again = (saved_layer.SavedLayer(hub.load(module)) for _ in range(2))

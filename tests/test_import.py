@@ -391,6 +391,17 @@ def test_a_network_of_keras_applications_equals_its_source_and_its_preprocessing
   assert metadata.read(path)['imported']['channels'] == 'BGR'
 
 
+def test_the_norms_of_an_imported_network_follow_a_short_training():
+  import keras
+  network = sources.following(keras.Sequential([
+      keras.Input((8, 8, 3)), keras.layers.BatchNormalization(momentum=0.999)]))
+  images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+  mean = network.layers[0].moving_mean
+  for _ in range(22):  # 0.9 ** 22 is a tenth of the way from 0 that is left
+    network(images, training=True)
+  np.testing.assert_allclose(mean, (1 - 0.9 ** 22) * images.mean((0, 1, 2)), rtol=1e-4)
+
+
 @pytest.mark.parametrize(('prepare', 'black', 'white', 'channels'), [
     ('mobilenet', [-1.] * 3, [1.] * 3, 'RGB'),
     ('efficientnet', [0.] * 3, [255.] * 3, 'RGB'),
