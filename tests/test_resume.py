@@ -29,6 +29,7 @@ TINY = backbones.Architecture((1,), 8, 'basic', 4, 'small', 2, 8)
 RECIPE = training.Recipe(steps=60, batch=32, learning_rate=0.05, warmup=5, weight_decay=1e-3,
                          label_smoothing=0.1, crop=2, mixup=0.2)
 NUMBERS = ('step', 'loss', 'accuracy', 'learning_rate')  # all of the log but the time
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +38,6 @@ def ctrl_c():
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   yield
   signal.signal(signal.SIGINT, before)
-
-
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 # kill -9, in processes of their own.
