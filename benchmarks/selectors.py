@@ -151,15 +151,19 @@ def interval(values):
   Returns:
     (mean, half width); the width is None with a single task.
   """
-  import scipy.stats
   of_task = collections.defaultdict(list)
   for (_, task, _), value in values.items():
     of_task[task].append(value)
-  means = [np.mean(own) for own in of_task.values()]
-  if len(means) < 2:
-    return float(np.mean(means)), None
-  half = scipy.stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
-  return float(np.mean(means)), float(half)
+  return spread([np.mean(own) for own in of_task.values()])
+
+
+def spread(values):
+  """Mean of independent values and half its 95% interval (Student's t); None of one value."""
+  import scipy.stats
+  if len(values) < 2:
+    return float(np.mean(values)), None
+  half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+  return float(np.mean(values)), float(half)
 
 
 def agreement(found, name, measure='tuned'):

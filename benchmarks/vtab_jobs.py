@@ -197,13 +197,16 @@ class Place:
       ValueError: nothing can be chosen.
     """
     kept = self.chosen()
-    if all(strategy in kept.get('strategies', {}) for strategy in wanted):
+    if not self._missing(wanted, kept):
       return kept
     self.task.check_one_label('which is no task to choose an expert for.')
     with work_dirs.opened(self.folder, {
         'source': self.task.source, 'protocol': self.data.protocol.name}):
       kept = {'strategies': {}, 'candidates': 0, 'left_out': [], 'overlaps': []} | self.chosen()
-      for strategy in wanted:
+      missing = self._missing(wanted, kept)
+      if not missing:  # another process was faster
+        return kept
+      for strategy in missing:
         own = self.by(strategy)
         kept['strategies'][strategy] = [self.job(one) for one in own]
         overlaps = {one.describe() for one in own if self._overlaps(one)}
@@ -217,6 +220,9 @@ class Place:
                'ids': tasks.ids_digest(self.task, self.data.protocol)}
       atomic.write_json(os.path.join(self.folder, CHOSEN), kept)
     return kept
+
+  def _missing(self, wanted, kept):
+    return [strategy for strategy in wanted if strategy not in kept.get('strategies', {})]
 
   def _overlaps(self, one):
     return bool(one.source) and cut_tasks.same_data(self.task.source, one.source)

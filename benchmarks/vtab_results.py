@@ -3,8 +3,6 @@
 import json
 import os
 
-import numpy as np
-
 from benchmarks import selectors
 from finetune import tuning
 from zoo import atomic
@@ -53,13 +51,11 @@ def _best(strategy, jobs, results):
 def _line(place, strategy, kept, job, result, tuned):
   subject = place.subject
   predictions = os.path.join(place.folder, job, os.path.basename(result['predictions']))
-  with np.load(predictions) as file:
-    labels = file['labels']
   return {
       'task': subject.name, 'title': subject.title, 'group': subject.group,
       'strategy': strategy, 'seed': place.seed, **{key: result[key] for key in OF_JOB},
       'val_accuracy': result['setting']['val_accuracy'],
-      'majority': float(np.bincount(labels).max() / len(labels)),
+      'majority': max(map(sum, result['confusion'])) / result['test_examples'],
       'predictions': os.path.relpath(predictions, place.study.work_dir),
       'precision': place.study.plan.precision, 'tuned': tuned,
       'protocol': place.study.protocol, 'examples': kept['protocol'],

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 
+from benchmarks import selectors
 from benchmarks import vtab_published
 from benchmarks import vtab_tasks
 
@@ -76,7 +77,7 @@ def rows(found):
       means = [np.mean([values[title, name, seed] for title in titles]) for seed in seeds
                if all((title, name, seed) in values for title in titles)]
       if means:
-        result[name] = interval(means)
+        result[name] = selectors.spread(means)
     return result
 
   table, everything = [], []
@@ -97,15 +98,6 @@ def _number(some, everything):
   """How many tasks a mean is of, in words."""
   whole = f'{len(everything)} task' + 's' * (len(everything) > 1)
   return whole if len(some) == len(everything) else f'{len(some)} of {whole}'
-
-
-def interval(values):
-  """Mean of the values of seeds, and half its 95% interval (Student's t); None of one value."""
-  import scipy.stats
-  if len(values) < 2:
-    return float(np.mean(values)), None
-  half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-  return float(np.mean(values)), float(half)
 
 
 def _cell(row, name):
