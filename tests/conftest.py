@@ -3,8 +3,11 @@
 A test that needs the prepared data sets of `../shared/tfds` skips where they are absent.
 """
 
+import contextlib
+import http.server
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -104,6 +107,29 @@ def picture_folder(tmp_path):
     for i in range(20):
       Image.fromarray(draw_shape(kind, random)).save(folder / f'{i}.png')
   return str(tmp_path / 'pictures')
+
+
+@contextlib.contextmanager
+def answering(answer):
+  """A web server on loopback while the block runs; yields its address.
+
+  Args:
+    answer: called with the `http.server.BaseHTTPRequestHandler` of every GET.
+  """
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      answer(self)
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as listening:
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    yield f'http://127.0.0.1:{listening.server_port}'
+    listening.shutdown()
+    thread.join()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Fetching: one download for all, resumed where it broke off, kept only if it is whole."""
 
-import http.server
 import io
 import os
 import pathlib
@@ -12,6 +11,7 @@ import tarfile
 import threading
 
 import pytest
+from conftest import answering
 
 from export import archives
 from export import fetch
@@ -69,20 +69,8 @@ def web(tiny_hub, tmp_path):
   """(URL, `_Web`) of the tiny expert."""
   archives.pack(os.path.join(tiny_hub, 'test/expert/1'), str(tmp_path / 'whole.tar.gz'))
   web = _Web((tmp_path / 'whole.tar.gz').read_bytes())
-
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      web.answer(self)
-
-    def log_message(self, *_):
-      pass
-
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as listening:
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    yield f'http://127.0.0.1:{listening.server_port}/me/m/1', web
-    listening.shutdown()
-    thread.join()
+  with answering(web.answer) as address:
+    yield f'{address}/me/m/1', web
 
 
 def _leftovers(cache):

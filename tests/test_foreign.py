@@ -2,16 +2,15 @@
 
 import dataclasses
 import hashlib
-import http.server
 import io
 import json
 import os
 import tarfile
-import threading
 import urllib.parse
 
 import numpy as np
 import pytest
+from conftest import answering
 from conftest import shapes_task
 
 from export import foreign
@@ -89,27 +88,19 @@ def web(tmp_path, monkeypatch):
   """Serves bytes by path, as TensorFlow Hub does; (address, dict of what is there)."""
   there = {}
 
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      url = urllib.parse.urlparse(self.path)
-      found = there.get(url.path)
-      if found is None or url.query != 'tf-hub-format=compressed':
-        self.send_error(404)
-        return
-      self.send_response(200)
-      self.end_headers()
-      self.wfile.write(found)
-
-    def log_message(self, *_):
-      pass
+  def answer(request):
+    url = urllib.parse.urlparse(request.path)
+    found = there.get(url.path)
+    if found is None or url.query != 'tf-hub-format=compressed':
+      request.send_error(404)
+      return
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(found)
 
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'fetched'))
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f'http://127.0.0.1:{server.server_port}', there
-    server.shutdown()
-    thread.join()
+  with answering(answer) as address:
+    yield address, there
 
 
 def _archive(folder):
