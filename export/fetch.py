@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 
 from export import archives
+from export import manifest
 from export import metadata
 from zoo import atomic
 
@@ -38,7 +39,7 @@ def fetch(url, limits=LIMITS):
   Raises:
     OSError: network or disk; `urllib.error.HTTPError` for an answer such as 404.
     ValueError: what was sent is refused by `export.archives`, is no SavedModel, or its files are
-      not those that its module.json describes. It is fetched anew the next time.
+      not those that its SHA256SUMS and its module.json describe. It is fetched anew the next time.
   """
   folder = os.path.join(_cache(), hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest())
   if _is_there(folder):
@@ -83,11 +84,9 @@ def _unpack(archive, folder, limits):
   with atomic.writing_folder(folder) as temporary:
     archives.extract(archive, temporary, limits)
     try:
-      described = metadata.read(temporary)['fingerprint']
+      manifest.check(temporary, metadata.read(temporary))
     except ValueError as error:
       raise ValueError(str(error).replace(temporary, 'the archive')) from None
-    if described != metadata.fingerprint(temporary):
-      raise ValueError('its files are not those that its module.json describes')
 
 
 class _Part:

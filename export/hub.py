@@ -6,12 +6,15 @@ import re
 
 import zoo
 from export import fetch
+from export import deprecation
 from export import foreign
+from export import manifest
 from export import metadata
 from export import safety
 from zoo import cli
 
 EMBEDDED = os.path.join(os.path.dirname(zoo.__file__), 'modules')
+LATEST = 'latest'  # in the place of a version
 _WEB = ('http://', 'https://')
 _PART = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.\-]*')
 
@@ -24,10 +27,12 @@ class Module:
     handle: what the user calls it: publisher/name/version, a path or a URL.
     path: its folder, or its .keras file.
     metadata: module.json, as `export.metadata.read` gives it.
+    deprecated: why it should not be used any more, or None.
   """
   handle: str
   path: str
   metadata: dict
+  deprecated: str | None = None
 
   @property
   def kind(self):
@@ -62,14 +67,17 @@ def modules(root):
   """
   if not os.path.isdir(root):
     raise ValueError(f'--hub={root} is not a folder.')
-  found = []
-  for handle in handles(root):
-    path = os.path.join(root, handle)
-    found.append(Module(handle, path, metadata.read(path)))
+  found = [_listed(root, handle) for handle in handles(root)]
   if not found:
     raise ValueError(f'--hub={root} has no module: a module is a folder '
                      'publisher/name/version with a saved_model.pb.')
   return found
+
+
+def _listed(root, handle):
+  """The module of a hub's folder."""
+  path = os.path.join(root, handle)
+  return Module(handle, path, metadata.read(path), deprecation.reason(root, handle))
 
 
 def handles(root, links=True):
@@ -91,7 +99,19 @@ def handles(root, links=True):
 
 
 def newest(root, publisher, name, links=True):
-  """The newest version of a module, as text; None if there is none. `links` as in `handles`."""
+  """The newest version of a module that is not deprecated; if all are, the newest.
+
+  Args:
+    root: folder of the hub.
+    publisher, name: of the module.
+    links: as in `handles`.
+
+  Returns:
+    The version as text; None if there is none.
+
+  Raises:
+    ValueError: as `export.deprecation.reasons`.
+  """
   if not (_PART.fullmatch(publisher) and _PART.fullmatch(name)):
     return None
   above = os.path.join(root, publisher)
@@ -99,7 +119,8 @@ def newest(root, publisher, name, links=True):
   if not links and (os.path.islink(above) or os.path.islink(path)):
     return None
   versions = [version for version in _folders(path, links) if version.isdigit()]
-  return max(versions, key=int, default=None)
+  old = deprecation.reasons(root, publisher, name) if versions else ()
+  return max(versions, key=lambda version: (version not in old, int(version)), default=None)
 
 
 def _folders(path, links):
@@ -117,9 +138,9 @@ def resolve(handle, root=EMBEDDED):
   """Finds the module that a handle names.
 
   Args:
-    handle: publisher/name/version in the hub; publisher/name for its newest version; a
-      path of a SavedModel or of a .keras file; or an http(s) URL of an archive of a SavedModel,
-      which is fetched and cached (`export.fetch`).
+    handle: publisher/name/version in the hub; publisher/name or publisher/name/latest for its
+      newest version; a path of a SavedModel or of a .keras file; or an http(s) URL of an
+      archive of a SavedModel, which is fetched and cached (`export.fetch`).
     root: folder of the hub.
 
   Returns:
@@ -132,12 +153,11 @@ def resolve(handle, root=EMBEDDED):
     return _fetched(handle)
   # The hub comes first: a folder below the present one must not stand in for its modules.
   parts = handle.split('/')
-  version = newest(root, *parts) if len(parts) == 2 else None
-  if version:
-    parts.append(version)
-  path = os.path.join(root, *parts)
-  if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and os.path.isdir(path):
-    return Module('/'.join(parts), path, metadata.read(path))
+  if len(parts) == 2 or parts[2:] == [LATEST]:
+    parts[2:] = [newest(root, *parts[:2]) or LATEST]
+  if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and (
+      os.path.isdir(os.path.join(root, *parts))):
+    return _listed(root, '/'.join(parts))
   if not os.path.isdir(handle) and not (
       handle.endswith(foreign.KERAS) and os.path.isfile(handle)):
     raise ValueError(f'no module {handle!r}: it is neither in {root} nor a folder or '
@@ -174,15 +194,15 @@ def check(module, trust=False):
     trust: load it even if its graph reaches files, sockets or Python.
 
   Raises:
-    ValueError: it is damaged (graph and weights are not those of its module.json), or it
-      reaches out and `trust` is false.
+    ValueError: it is damaged (graph and weights are not those of its module.json, or its files
+      not those of its SHA256SUMS), or it reaches out and `trust` is false.
   """
-  there = metadata.fingerprint(module.path)
-  if there != module.metadata['fingerprint']:
+  try:
+    manifest.check(module.path, module.metadata)
+  except ValueError as error:
     again = (_again(module.path) if module.handle.startswith(_WEB)
              else 'Fetch or publish it again.')
-    raise ValueError(f'module {module.handle} is damaged: its files are not those that '
-                     f'module.json describes. {again}')
+    raise ValueError(f'module {module.handle} is damaged: {error}. {again}') from None
   if not trust and os.path.isdir(module.path):  # Keras looks through its files itself
     reaching = safety.ops_reaching_out(module.path)
     if reaching:

@@ -65,8 +65,8 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
     ValueError: as `publish`.
   """
   import numpy as np
-  from export import card
   from export import hub
+  from export import manifest
   from export import metadata
   from zoo import atomic
   for variable in variables:
@@ -82,10 +82,9 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
     save(path)
     for one in arguments:
       verify_against(compute, path, size, one)
-    metadata.write(path, {
+    manifest.seal(path, {
         'publisher': publisher, 'name': name, 'version': int(version), 'input_range': [0, 1],
         'library_versions': metadata.versions(), **description})
-    card.write(path)
   return target
 
 

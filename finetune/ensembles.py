@@ -199,16 +199,15 @@ def _logits(probabilities, data):
 
 
 def _describe(path, task, result):
-  from export import card
+  from export import manifest
   from export import metadata
   own = [metadata.read(member['module']) for member in result['members']]
   licences = {one['licence'] for one in own}
-  metadata.write(path, runs.described(task, result, result['command']) | {
+  manifest.seal(path, runs.described(task, result, result['command']) | {
       'image_size': max(one['image_size'] for one in own), 'temperature': result['temperature'],
       'licence': licences.pop() if len(licences) == 1 else None,
       'members': [{key: member[key] for key in ('handle', 'expert', 'name', 'count', 'setting')}
                   for member in result['members']]})
-  card.write(path)
 
 
 def _rates(result, data, size):

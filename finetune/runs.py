@@ -245,16 +245,15 @@ class Run:
         np.savez_compressed(file, logits=logits, labels=labels)
 
   def _publish(self, model, result, command):
-    from export import card
+    from export import manifest
     candidate, task = self.candidate, self.data.task
 
     def describe(path):
-      metadata.write(path, described(task, result, command) | {
+      manifest.seal(path, described(task, result, command) | {
           'image_size': candidate.image_size, 'temperature': result['temperature'],
           'start': {key: result[key] for key in ('handle', 'expert', 'name', 'fingerprint')},
           'parent': result['fingerprint'], 'setting': result['setting'],
           'licence': candidate.module.metadata.get('licence')})
-      card.write(path)
 
     predictor.save(model, candidate.image_size, task.class_names, result['module'], describe,
                    result['temperature'], task.multi_label)

@@ -136,9 +136,9 @@ def jensen_shannon(one, other):
   import scipy.special
   # Not the square of scipy.spatial.distance.jensenshannon, whose root of a rounding error
   # below 0 is NaN.
-  middle = (one + other) / 2
-  return max(0., float(scipy.special.rel_entr(one, middle).sum()
-                       + scipy.special.rel_entr(other, middle).sum()) / 2)
+  total = one + other  # half of the least number would be 0
+  return max(0., float(scipy.special.rel_entr(2 * one, total).sum()
+                       + scipy.special.rel_entr(2 * other, total).sum()) / 4)
 
 
 def predictors(matchers, modules, candidates):

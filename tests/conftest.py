@@ -82,6 +82,23 @@ def tiny_hub(tmp_path_factory):
   return root
 
 
+def redescribe(path, change):
+  """Publishes a module anew in its place, after `change(its module.json)`."""
+  from export import manifest
+  from zoo import atomic
+  file = os.path.join(path, 'module.json')
+  values = atomic.read_json(file)
+  change(values)
+  atomic.write_json(file, values)
+  manifest.write(path)
+
+
+def as_foreign(path):
+  """Leaves of a module what a stranger would have written: its SavedModel."""
+  for name in ('module.json', 'SHA256SUMS', 'README.md'):
+    os.unlink(os.path.join(path, name))
+
+
 def draw_shape(kind, random, size=20):
   """A picture [size, size, 3] of a bright 'square', 'cross' or 'stripes' on noise."""
   image = random.integers(0, 60, (size, size, 3))

@@ -163,8 +163,11 @@ def _spoilt(served, spoil):
 
 
 @pytest.mark.parametrize(('spoil', 'reason'), [
-    (lambda m: (m / 'saved_model.pb').write_bytes(b'x'), 'not those that its module.json descr'),
-    (lambda m: (m / 'saved_model.pb').unlink(), 'it has no saved_model.pb'),
+    (lambda m: (m / 'saved_model.pb').write_bytes(b'x'), "'saved_model.pb' was changed"),
+    (lambda m: (m / 'saved_model.pb').unlink(), "'saved_model.pb' is missing"),
+    (lambda m: (m / 'more').touch(), "'more' is not in SHA256SUMS"),
+    (lambda m: ((m / 'SHA256SUMS').unlink(), (m / 'saved_model.pb').write_bytes(b'x')),
+     'not those that module.json descr'),
     (lambda m: (m / 'module.json').write_text('{}'), 'module.json lacks'),
     (lambda m: (m / 'module.json').write_text('{'), 'is not JSON'),
 ])

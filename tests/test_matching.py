@@ -13,6 +13,8 @@ import hypothesis
 import numpy as np
 import pytest
 import scipy.spatial.distance
+from conftest import as_foreign
+from conftest import redescribe
 from conftest import tiny_architecture
 from conftest import tiny_backbone
 from conftest import tiny_description
@@ -82,13 +84,7 @@ def _slices_description(**more):
 
 
 def _changed(root, handle, change):
-  """Changes the module.json of a module."""
-  path = os.path.join(root, handle, 'module.json')
-  with open(path, encoding='utf-8') as file:
-    values = json.load(file)
-  change(values)
-  with open(path, 'w', encoding='utf-8') as file:
-    json.dump(values, file)
+  redescribe(os.path.join(root, handle), change)
 
 
 @pytest.fixture(scope='module')
@@ -202,6 +198,10 @@ def test_the_divergence_is_symmetric_bounded_and_0_of_the_same_only(one, random)
   assert matching.jensen_shannon(np.array([1., 0]), np.array([0., 1])) == pytest.approx(np.log(2))
 
 
+def test_a_class_of_the_least_probability_does_not_make_two_distributions_infinitely_far():
+  assert matching.jensen_shannon(np.array([5e-324, 1]), np.array([0, 1.])) < 1e-300
+
+
 @hypothesis.given(st.permutations(range(12)), st.permutations(range(3)))
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_neither_the_order_of_the_images_nor_that_of_the_outputs_matters(images, outputs):
@@ -310,7 +310,7 @@ def test_each_upstream_data_set_has_its_own_predictor(colors, tmp_path):
 def test_a_foreign_module_is_dropped_and_a_damaged_predictor_drops_all(colors, tmp_path):
   root = _only(colors, tmp_path, 'expert', 'slices')
   shutil.copytree(os.path.join(colors, 'test/baseline/1'), tmp_path / 'foreign')
-  os.unlink(tmp_path / 'foreign' / 'module.json')
+  as_foreign(tmp_path / 'foreign')
   ranked = ranking.rank(_task(['red', 'blue']), root, [str(tmp_path / 'foreign')], 16,
                         proxies=['domain'])
   assert ranked.entries[-1].dropped == 'it does not say its upstream data'

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
+from conftest import as_foreign
+from conftest import redescribe
 from conftest import tiny_backbone
 from conftest import tiny_description
 from export import hub
@@ -156,7 +158,7 @@ def test_a_truncated_module_is_refused(tiny_hub, tmp_path, file):
 
 def test_a_truncated_foreign_module_is_refused_too(tiny_hub, tmp_path):
   _, path = _copy(tiny_hub, tmp_path)
-  os.unlink(path / 'module.json')
+  as_foreign(path)
   with open(path / 'saved_model.pb', 'r+b') as content:
     content.truncate(1000)
   with pytest.raises(ValueError, match='truncated or no SavedModel'):
@@ -209,17 +211,14 @@ def test_our_own_modules_reach_for_nothing(tiny_hub):
 ])
 def test_a_wrong_module_json_is_named(tiny_hub, tmp_path, spoil, complaint):
   root, path = _copy(tiny_hub, tmp_path)
-  description = json.loads((path / 'module.json').read_text())
-  spoil(description)
-  (path / 'module.json').write_text(json.dumps(description))
+  redescribe(path, spoil)
   with pytest.raises(ValueError, match=complaint):
     hub.modules(root)
 
 
 def test_unknown_keys_of_module_json_are_kept(tiny_hub, tmp_path):
   root, path = _copy(tiny_hub, tmp_path)
-  description = json.loads((path / 'module.json').read_text()) | {'mood': 'fine'}
-  (path / 'module.json').write_text(json.dumps(description))
+  redescribe(path, lambda m: m.update(mood='fine'))
   assert hub.resolve('test/baseline', root).metadata['mood'] == 'fine'
 
 

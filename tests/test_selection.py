@@ -9,6 +9,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
+from conftest import redescribe
 from conftest import shapes_task
 from selection import candidates
 from selection import compare
@@ -144,12 +145,7 @@ def _of_data(tiny_hub, tmp_path, source, *handles):
   root = str(tmp_path / 'hub')
   shutil.copytree(tiny_hub, root)
   for handle in handles:
-    path = os.path.join(root, handle, 'module.json')
-    with open(path, encoding='utf-8') as file:
-      values = json.load(file)
-    values['upstream']['source'] = source
-    with open(path, 'w', encoding='utf-8') as file:
-      json.dump(values, file)
+    redescribe(os.path.join(root, handle), lambda m: m['upstream'].update(source=source))
   return root
 
 
@@ -231,7 +227,7 @@ def _spoiled_hub(tiny_hub, tmp_path):
   """The tiny hub with its whole expert's weights all NaN, and one module truncated."""
   from conftest import tiny_backbone
   from export import hub
-  from export import metadata
+  from export import manifest
   root = str(tmp_path / 'hub')
   shutil.copytree(tiny_hub, root)
   path = os.path.join(root, 'test/expert/1')
@@ -242,7 +238,7 @@ def _spoiled_hub(tiny_hub, tmp_path):
     variable.assign(np.full(variable.shape, np.nan))
   from export import saved_model
   saved_model.save(backbone, path)
-  metadata.write(path, description)
+  manifest.seal(path, description)
   with open(os.path.join(root, 'test/packed/1/saved_model.pb'), 'r+b') as file:
     file.truncate(5000)
   return root

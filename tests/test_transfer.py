@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from conftest import draw_shape
+from conftest import redescribe
 from export import hub
 from finetune import sweep
 from finetune import transfer_main
@@ -273,10 +274,8 @@ def test_modules_that_have_learnt_from_the_tasks_data_set_are_not_fine_tuned(
     tiny_hub, picture_folder, console):
   shutil.copytree(tiny_hub, 'hub')
   for module in hub.modules('hub'):
-    values = module.metadata | {
-        'upstream': {'source': tasks.load(f'folder:{picture_folder}').source}}
-    with open(os.path.join(module.path, 'module.json'), 'w', encoding='utf-8') as file:
-      json.dump(values, file)
+    source = tasks.load(f'folder:{picture_folder}').source
+    redescribe(module.path, lambda m: m.update(upstream={'source': source}))  # noqa: B023
   code, out, err = console(transfer_main, '--hub=hub', f'--task=folder:{picture_folder}',
                            '--work_dir=work')
   assert (code, out) == (1, '')
