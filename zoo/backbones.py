@@ -89,6 +89,12 @@ def preset(name):
   return PRESETS[name]
 
 
+def name_of(architecture):
+  """The name of the preset that has these layers, at whatever image size; None if none has."""
+  return next((name for name, one in PRESETS.items() if architecture == dataclasses.replace(
+      one, image_size=architecture.image_size)), None)
+
+
 class Unit(keras.layers.Layer):
   """A pre-activation residual unit: [B, H, W, C] to [B, H/s, W/s, expansion * width].
 

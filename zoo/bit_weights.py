@@ -5,11 +5,13 @@ HWIO there as here, and our network scales images to BiT's [-1, 1] itself, so th
 but names differs.
 """
 
+import collections
 import re
 
 from zoo import adapters
 from zoo import weights
 
+INPUT_RANGE = (-1., 1.)  # of the images that they were trained with; our network makes them
 GROUPS = 32  # of every GroupNorm of BiT; no array tells, so a wrong number would go unseen
 
 # From our variable paths to the names of the files, in this order.
@@ -24,6 +26,8 @@ _RULES = tuple((re.compile(pattern), name) for pattern, name in (
 ))
 # Some files number their layers as Keras did in the process that wrote them.
 _NUMBERED = re.compile(r'(standardized_conv2d|group_norm)_\d+/')
+_STEM = 'resnet/root_block/standardized_conv2d/kernel'  # [7, 7, 3, width]
+_UNIT = re.compile(r'resnet/block(\d+)/unit(\d+)/')
 
 
 def public_name(path):
@@ -64,7 +68,63 @@ def load(backbone, path):
     raise ValueError(
         f'BiT weights need a backbone with the imagenet stem, bottleneck units and {GROUPS} '
         f'groups; this one has the {a.stem} stem, {a.block} units and {a.groups} groups.')
-  found = {_NUMBERED.sub(r'\1/', name): value for name, value in weights.load(path).items()}
+  _fill(backbone, _arrays(path), path)
+
+
+def architecture(shapes, image_size=224):
+  """The layers of a published file: 'BiT-M-R101x3.npz' has three times the width of the R101x1.
+
+  Args:
+    shapes: dict from the names of its arrays, without numbers of layers, to their shapes.
+    image_size: height and width that the network is for, in pixels.
+
+  Returns:
+    A `zoo.backbones.Architecture`.
+
+  Raises:
+    ValueError: these are not the arrays of such a file.
+  """
+  from zoo import backbones
+  stem = shapes.get(_STEM, ())
+  units = {tuple(map(int, match.groups())) for match in map(_UNIT.match, shapes) if match}
+  if len(stem) != 4 or stem[:3] != (7, 7, 3) or not units:
+    raise ValueError(f'it has no {_STEM} of shape [7, 7, 3, width] and units behind it')
+  depths = collections.Counter(block for block, _ in sorted(units)).values()
+  return backbones.Architecture(depths, stem[3], image_size=image_size)
+
+
+def network(path, image_size=224):
+  """The backbone of a published BiT file, as deep and as wide as the file has it.
+
+  Args:
+    path: the .npz file.
+    image_size: as of `architecture`.
+
+  Returns:
+    A `zoo.backbones.Backbone` without adapters.
+
+  Raises:
+    FileNotFoundError: the file is not there.
+    ValueError: it is no published BiT file, or as `load`.
+  """
+  from zoo import backbones
+  found = _arrays(path)
+  try:
+    layers = architecture({name: value.shape for name, value in found.items()}, image_size)
+  except ValueError as error:
+    raise ValueError(f'{path} is no published BiT file: {str(error).rstrip(".")}.') from None
+  backbone = backbones.build(layers)
+  _fill(backbone, found, path)
+  return backbone
+
+
+def _arrays(path):
+  """The arrays of a file by the names that all files have in common."""
+  return {_NUMBERED.sub(r'\1/', name): value for name, value in weights.load(path).items()}
+
+
+def _fill(backbone, found, path):
+  """Gives a backbone the arrays of a file; raises as `load`."""
   shapes = {v.path: tuple(v.shape) for v in backbone.variables if public_name(v.path)}
   names = {public_name(own): own for own in shapes}
 
