@@ -169,10 +169,7 @@ def _seed(word):
 
 def console():
   """The console script."""
-  if sys.argv[1:2] == ['compare']:
-    from benchmarks import vtab_compare
-    return cli.run(vtab_compare.main, vtab_compare.FLAGS, sys.argv[2:], ('A', 'B'))
-  return cli.run(main, FLAGS)
+  return cli.run_command({'compare': 'benchmarks.vtab_compare'}, main, FLAGS)
 
 
 if __name__ == '__main__':

@@ -169,6 +169,7 @@ def table(pairs, names):
   return '\n'.join(lines)
 
 
+WORDS = ('A', 'B')
 FLAGS = cli.new_flags()
 flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=FLAGS)
 

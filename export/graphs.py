@@ -13,6 +13,31 @@ _IGNORED = ('_construction_context', '_gradient_op_type', '_user_specified_name'
             'api_implements', 'backward_function_name', 'forward_function_name')
 
 
+def read(path):
+  """The saved_model.pb of a SavedModel, a `SavedModel` of TensorFlow's protocol buffers.
+
+  Args:
+    path: folder of the SavedModel.
+
+  Raises:
+    ValueError: saved_model.pb is missing, cannot be parsed or is empty.
+  """
+  from google.protobuf import message
+  from tensorflow.core.protobuf import saved_model_pb2
+  file = os.path.join(path, 'saved_model.pb')
+  saved = saved_model_pb2.SavedModel()
+  try:
+    with open(file, 'rb') as content:
+      saved.ParseFromString(content.read())
+  except FileNotFoundError:
+    raise ValueError(f'{path} is not a SavedModel: it has no saved_model.pb.') from None
+  except message.DecodeError:
+    saved.Clear()
+  if not saved.meta_graphs:
+    raise ValueError(f'{file} is truncated or no SavedModel.')
+  return saved
+
+
 def digest(path):
   """A digest of what a SavedModel computes, given its variables.
 
@@ -29,15 +54,11 @@ def digest(path):
     with none.
 
   Raises:
-    OSError, google.protobuf.message.DecodeError: the file is missing or damaged.
+    ValueError: as `read`.
   """
   if os.path.isfile(path):
     return None
-  from tensorflow.core.protobuf import saved_model_pb2
-  saved = saved_model_pb2.SavedModel()
-  with open(os.path.join(path, 'saved_model.pb'), 'rb') as file:
-    saved.ParseFromString(file.read())
-  graph = saved.meta_graphs[0]
+  graph = read(path).meta_graphs[0]
   objects = graph.object_graph_def
   if not objects.nodes:
     return None

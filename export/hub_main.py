@@ -1,11 +1,11 @@
 """zoo-hub: what is in a hub.
 
-zoo-hub, or zoo-hub list, shows the modules of --hub and --handles. zoo-hub verify says whether
-they are whole, and zoo-hub serve offers a hub to others over HTTP; both have a --help of their
-own.
+zoo-hub, or zoo-hub list, shows the modules of --hub and --handles. zoo-hub verify says whether they
+are whole, and who signed them; zoo-hub diff what two of them differ in; zoo-hub deprecate that a
+version should not be used any more. zoo-hub serve offers a hub to others over HTTP, and zoo-hub
+site writes its catalogue as files. zoo-hub gc clears caches. Each has a --help of its own.
 """
 
-import importlib
 import json
 import sys
 
@@ -14,7 +14,8 @@ from absl import flags
 from export import hub
 from zoo import cli
 
-COMMANDS = {'list': 'export.hub_main', 'verify': 'export.hub_verify', 'serve': 'export.hub_serve'}
+COMMANDS = {name: f'export.hub_{name}' for name in (
+    'verify', 'serve', 'site', 'deprecate', 'diff', 'gc')} | {'list': 'export.hub_main'}
 
 
 def asked(values):
@@ -24,7 +25,7 @@ def asked(values):
 
 
 def table(modules):
-  """Modules as lines of text: handle, kind, parameters, what they know."""
+  """Modules as lines of text: handle, kind, parameters, what they know, or why not to use them."""
   lines = [f'{"handle":40} {"kind":10} {"parameters":>11}  knows']
   for module in modules:
     m = module.metadata
@@ -32,7 +33,9 @@ def table(modules):
              else m['slice']['name'] if m.get('slice')
              else f'{len(m["classes"])} {m["predicts"]}' if module.kind == 'predictor' else '')
     parameters = f'{m["parameters"]:,}' if m.get('parameters') else '?'
-    lines.append(f'{module.handle:40} {module.kind:10} {parameters:>11}  {knows}')
+    if module.deprecated:
+      knows = f'deprecated: {module.deprecated}'
+    lines.append(f'{module.handle:40} {module.kind:10} {parameters:>11}  {knows}'.rstrip())
   return '\n'.join(lines)
 
 
@@ -45,17 +48,15 @@ def main(values, command):
   del command
   modules = asked(values)
   if values.json:
-    print(json.dumps([{'handle': module.handle, **module.metadata} for module in modules]))
+    print(json.dumps([{'handle': module.handle, 'deprecated': module.deprecated,
+                       **module.metadata} for module in modules]))
   else:
     print(table(modules))
 
 
 def console():
   """The console script."""
-  if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-    command = importlib.import_module(COMMANDS[sys.argv[1]])
-    return cli.run(command.main, command.FLAGS, sys.argv[2:])
-  return cli.run(main, FLAGS)
+  return cli.run_command(COMMANDS, main, FLAGS)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """A SavedModel is a program: what it could do besides arithmetic, read before it is loaded."""
 
-import os
+from export import graphs
 
 # Ops that reach files, sockets, other processes or Python.
 REACHING_OUT = frozenset('''
@@ -37,21 +37,10 @@ def ops_reaching_out(path):
     path: folder of the SavedModel.
 
   Raises:
-    ValueError: saved_model.pb is missing or cannot be parsed.
+    ValueError: as `export.graphs.read`.
   """
-  from google.protobuf import message
-  from tensorflow.core.protobuf import saved_model_pb2
-  saved = saved_model_pb2.SavedModel()
-  file = os.path.join(path, 'saved_model.pb')
-  try:
-    with open(file, 'rb') as content:
-      saved.ParseFromString(content.read())
-  except FileNotFoundError:
-    raise ValueError(f'{path} is not a SavedModel: it has no saved_model.pb.') from None
-  except message.DecodeError:
-    raise ValueError(f'{file} is truncated or no SavedModel.') from None
   found = set()
-  for graph in (meta.graph_def for meta in saved.meta_graphs):
+  for graph in (meta.graph_def for meta in graphs.read(path).meta_graphs):
     found.update(REACHING_OUT.intersection(node.op for node in graph.node))
     for function in graph.library.function:
       ops = {node.op for node in function.node_def}

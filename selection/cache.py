@@ -23,6 +23,7 @@ import numpy as np
 
 from export import foreign
 from zoo import atomic
+from zoo import caches
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +47,9 @@ class _DamagedError(Exception):
   """A segment is not what was written."""
 
 
-def default_folder():
-  """Where embeddings are kept: $EXPERT_ZOO_CACHE, or the user's folder for caches."""
-  own = os.environ.get('EXPERT_ZOO_CACHE')
-  caches = os.environ.get('XDG_CACHE_HOME') or os.path.join('~', '.cache')
-  return os.path.expanduser(own or os.path.join(caches, 'expert-zoo', 'embeddings'))
-
-
 def opened(folder=None):
-  """The `Cache` at a folder: at `default_folder()` for None; None, which keeps nothing, for ''."""
-  folder = default_folder() if folder is None else folder
+  """The `Cache` at a folder: the default one for None; None, which keeps nothing, for ''."""
+  folder = caches.folder('embeddings') if folder is None else folder
   return Cache(folder) if folder else None
 
 

@@ -1,11 +1,14 @@
 """Candidates: the experts of a hub, each of which can embed images."""
 
 import dataclasses
+import logging
 import os
 
 from export import foreign
 from export import hub as hub_lib
 from zoo import cut_tasks
+
+logger = logging.getLogger(__name__)
 
 NOT_CANDIDATES = ('finetuned', 'predictor')  # kinds of modules that give no embeddings
 
@@ -80,13 +83,21 @@ def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None, input_range=None):
 
   Returns:
     A list of `Candidate`, in the order of handles and experts. Fine-tuned classifiers and
-    predictors have no embeddings and are none.
+    predictors have no embeddings and are none; deprecated modules are none unless `handles`
+    names them.
 
   Raises:
     ValueError: nothing is found, a module does not say its image size, or the range is none.
   """
-  found = [candidate for module in modules(hub, handles) if module.kind not in NOT_CANDIDATES
-           for candidate in _of_module(module, image_size, input_range)]
+  found = []
+  for module in modules(hub, handles):
+    if module.kind in NOT_CANDIDATES:
+      continue
+    if module.deprecated and module.handle not in handles:
+      logger.warning('%s is left out, being deprecated: %s (name it in --handles to use it)',
+                     module.handle, module.deprecated)
+      continue
+    found += _of_module(module, image_size, input_range)
   if not found:
     raise ValueError('there is no module to choose from: give --hub or --handles.')
   return found

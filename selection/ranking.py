@@ -242,7 +242,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     exhaustive: embed all examples with every expert. None does so for few experts, and for
       proxies that have no outcomes to race on.
     cache: folder where embeddings are kept, '' for none; None is
-      `selection.cache.default_folder()`.
+      `zoo.caches.folder('embeddings')`.
     trust: as in `export.hub.check`.
     workers: a `selection.distributed.Workers` that scores the experts, each on all examples;
       None scores them in this process.

@@ -131,12 +131,14 @@ def answering(answer):
   """A web server on loopback while the block runs; yields its address.
 
   Args:
-    answer: called with the `http.server.BaseHTTPRequestHandler` of every GET.
+    answer: called with the `http.server.BaseHTTPRequestHandler` of every request.
   """
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
       answer(self)
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def log_message(self, *_):
       pass
@@ -159,7 +161,7 @@ def console(capsys):
 
   def run(module, *arguments):
     capsys.readouterr()
-    code = cli.run(module.main, module.FLAGS, list(arguments))
+    code = cli.run(module.main, module.FLAGS, list(arguments), getattr(module, 'WORDS', ()))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

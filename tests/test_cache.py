@@ -154,8 +154,8 @@ def test_whatever_changes_an_embedding_changes_its_key(monkeypatch):
 
 
 @pytest.mark.parametrize(('variables', 'wanted'), [
-    ({'EXPERT_ZOO_CACHE': '/own', 'XDG_CACHE_HOME': '/xdg'}, '/own'),
-    ({'EXPERT_ZOO_CACHE': '~/own'}, '/home/me/own'),
+    ({'EXPERT_ZOO_CACHE': '/own', 'XDG_CACHE_HOME': '/xdg'}, '/own/embeddings'),
+    ({'EXPERT_ZOO_CACHE': '~/own'}, '/home/me/own/embeddings'),
     ({'XDG_CACHE_HOME': '/xdg'}, '/xdg/expert-zoo/embeddings'),
     ({'EXPERT_ZOO_CACHE': ''}, '/home/me/.cache/expert-zoo/embeddings'),
 ])
@@ -164,7 +164,7 @@ def test_the_default_folder_is_where_the_user_keeps_caches(monkeypatch, variable
     monkeypatch.delenv(name, raising=False)
   for name, value in ({'HOME': '/home/me'} | variables).items():
     monkeypatch.setenv(name, value)
-  assert cache_lib.default_folder() == wanted
+  assert cache_lib.opened().folder == wanted
 
 
 # Damage.

@@ -5,6 +5,7 @@ and a `main(values, command)` over one library function. The docstring of main's
 starts with the name of the console script and a colon.
 """
 
+import importlib
 import logging
 import math
 import re
@@ -120,6 +121,19 @@ def run(main, values, argv=None, words=()):
     kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
     print(f'{program}: {kind}{_one_line(error)}', file=sys.stderr)
     return 1
+
+
+def run_command(commands, main, values):
+  """`run`, of the sub-command that the first argument of the process names, if it names one.
+
+  Args:
+    commands: names of Python modules by sub-command; each has a `main`, FLAGS and perhaps WORDS.
+    main, values: for any other first argument.
+  """
+  if sys.argv[1:2] and sys.argv[1] in commands:
+    command = importlib.import_module(commands[sys.argv[1]])
+    return run(command.main, command.FLAGS, sys.argv[2:], getattr(command, 'WORDS', ()))
+  return run(main, values)
 
 
 def _log_to_stderr():
