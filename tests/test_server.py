@@ -25,7 +25,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from export import archives
+from export import deprecation
 from export import hub_serve
+from export import manifest
 from export import metadata
 from export import server
 
@@ -105,10 +107,10 @@ def test_programs_read_what_is_there(url, tiny_hub):
   assert entries[1] == {
       'handle': 'test/expert/1', 'kind': 'expert', 'image_size': 16,
       'parameters': described['parameters'], 'fingerprint': described['fingerprint'],
-      'slice': 'circle', 'experts': [], 'upstream': 'made:1.0.0'}
+      'deprecated': None, 'slice': 'circle', 'experts': [], 'upstream': 'made:1.0.0'}
   assert entries[2]['experts'] == ['circle', 'square']
-  assert json.loads(_get(f'{url}/test/expert/1')[2]) == {'handle': 'test/expert/1', **described}
-  assert _get(url + '/')[1]['Location'] == '/index.json'
+  assert json.loads(_get(f'{url}/test/expert/1')[2]) == {
+      'handle': 'test/expert/1', 'deprecated': None, **described}
 
 
 # The protocol.
@@ -170,6 +172,29 @@ def test_a_name_without_version_leads_to_the_newest(own):
     status, headers, _ = _get(f'{url}/test/expert{query}')
     assert (status, headers['Location']) == (302, f'/test/expert/10{query}')
   assert _get(f'{url}/test/none')[0] == 404
+
+
+def test_a_deprecated_version_says_so_and_is_not_the_newest(own):
+  url, root, _ = own
+  shutil.copytree(root / 'test/expert/1', root / 'test/expert/2')
+  for path in 'test/expert', 'test/expert/latest':
+    assert _get(f'{url}/{path}')[1]['Location'] == '/test/expert/2'
+  deprecation.deprecate(str(root), 'test/expert/2', 'worse than 1')
+  for path in 'test/expert', 'test/expert/latest':
+    assert _get(f'{url}/{path}')[1]['Location'] == '/test/expert/1'
+  assert json.loads(_get(f'{url}/test/expert/2')[2])['deprecated'] == 'worse than 1'
+  assert json.loads(_get(f'{url}/test/expert/1')[2])['deprecated'] is None
+  listed = json.loads(_get(f'{url}/index.json')[2])['modules']
+  assert {one['handle']: one['deprecated'] for one in listed if one['deprecated']} == {
+      'test/expert/2': 'worse than 1'}
+  assert b'worse than 1' in _get(f'{url}/test/expert/2/index.html')[2]
+
+
+def test_a_page_of_the_web_cannot_read_it_by_naming_this_machine_its_own(url):
+  for name in 'evil.example', 'localhost.evil.example', '', '127.0.0.1.evil.example:80':
+    assert _get(f'{url}/index.json', Host=name)[0] == 400
+  for name in 'localhost', 'LOCALHOST:8080', '127.0.0.1:1', '[::1]:8080':
+    assert _get(f'{url}/index.json', Host=name)[0] == 200
 
 
 def test_nothing_can_be_changed(url):
@@ -284,6 +309,7 @@ def _with_a_large_module(tiny_hub, root):
   shutil.copytree(tiny_hub, root, dirs_exist_ok=True)
   (root / 'test/expert/1/assets').mkdir()
   (root / 'test/expert/1/assets/noise').write_bytes(np.random.default_rng(0).bytes(20_000_000))
+  manifest.write(root / 'test/expert/1')
   return root
 
 
@@ -291,7 +317,7 @@ def _with_a_large_module(tiny_hub, root):
 def _half_way(address):
   """A client that has got the beginning of test/expert/1 and takes no more."""
   with socket.create_connection((address.hostname, address.port)) as client:
-    client.sendall(f'GET /test/expert/1{COMPRESSED} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+    client.sendall(f'GET /test/expert/1{COMPRESSED} HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode())
     assert client.recv(1000).startswith(b'HTTP/1.1 200 OK')
     yield client
 
@@ -404,7 +430,7 @@ def test_links_are_not_listed(gate):
 def test_a_hostile_request_line_gets_an_answer_and_the_server_goes_on(url, line):
   address = urllib.parse.urlsplit(url)
   with socket.create_connection((address.hostname, address.port), timeout=60) as client:
-    client.sendall(f'GET {line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'.encode())
+    client.sendall(f'GET {line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'.encode())
     answer = b''
     while chunk := client.recv(1 << 16):
       answer += chunk
