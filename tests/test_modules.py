@@ -165,21 +165,56 @@ def test_a_truncated_foreign_module_is_refused_too(tiny_hub, tmp_path):
     hub.load(hub.resolve(str(path)))
 
 
-def test_a_graph_that_reaches_for_files_is_refused_unless_trusted(tmp_path):
+def _read(tf):
+  return tf.strings.length(tf.io.read_file('/etc/hostname'))
+
+
+def _write(tf):
+  tf.io.write_file('stolen', 'x')
+  return 1
+
+
+def _python(tf):
+  return tf.numpy_function(lambda: np.int32(1), [], tf.int32)
+
+
+def _eager_python(tf):
+  return tf.py_function(lambda: 1, [], tf.int32)
+
+
+@pytest.mark.parametrize('where', ['at the top', 'in a function', 'in a branch of a loop'])
+@pytest.mark.parametrize(('operation', 'reach'), [
+    ('ReadFile', _read), ('WriteFile', _write), ('PyFunc', _python),
+    ('EagerPyFunc', _eager_python)])
+def test_a_graph_that_reaches_out_is_refused_and_named_unless_trusted(
+    tmp_path, console, operation, reach, where):
   import tensorflow as tf
   root = tf.train.Checkpoint()
 
+  @tf.function
+  def inner():
+    return tf.ensure_shape(reach(tf), [])
+
+  def looped():
+    return tf.while_loop(lambda i: i < 1, lambda i: tf.cond(
+        i > 5, lambda: inner() + i, lambda: i + 1), [0])[0]
+
+  body = {'at the top': lambda: reach(tf), 'in a function': inner,
+          'in a branch of a loop': looped}[where]
+
   @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
   def call(images):
-    return tf.strings.length(tf.io.read_file('/etc/hostname')) + tf.shape(images)[0]
+    return tf.reduce_mean(images, (1, 2)) + tf.cast(body(), tf.float32)
 
   root.__call__ = call
   path = str(tmp_path / 'spy')
   tf.saved_model.save(root, path)
-  assert safety.ops_reaching_out(path) == ['ReadFile']
-  with pytest.raises(ValueError, match=r'could touch more than tensors \(ReadFile\)'):
+  assert safety.ops_reaching_out(path) == [operation]
+  with pytest.raises(ValueError, match=rf'could touch more than tensors \({operation}\)'):
     hub.load(hub.resolve(path))
   assert callable(hub.load(hub.resolve(path), trust=True))
+  for trust, code in ('--notrust', 1), ('--trust', 0):
+    assert console(hub_verify, '--hub=', f'--handles={path}', trust)[0] == code
 
 
 def test_writing_a_checkpoint_from_the_model_is_reaching_out(tmp_path):
