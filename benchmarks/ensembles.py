@@ -100,7 +100,7 @@ flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.', fl
 flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('work_dir', 'runs/ensembles', 'Folder of what is kept.', flag_values=FLAGS)
 flags.DEFINE_list('tasks', [], 'Of the suite; all if empty.', flag_values=FLAGS)
-flags.DEFINE_list('seeds', ['0', '1', '2'], 'Draws of the 1,000 examples.', flag_values=FLAGS)
+cli.define_seeds(FLAGS, [0, 1, 2], 'Draws of the 1,000 examples.')
 flags.DEFINE_integer('members', 5, 'Experts that are fine-tuned.', flag_values=FLAGS)
 flags.DEFINE_list('kinds', ['experts', 'hyper', 'heads'], 'Of ensembles.', flag_values=FLAGS)
 flags.DEFINE_float('steps_scale', 0.02, 'As in zoo-transfer.', flag_values=FLAGS)
@@ -112,7 +112,7 @@ def main(values, command):
   del command
   plan = sweep.Plan(batch=values.batch, steps_scale=values.steps_scale)
   rows = []
-  for seed in map(int, values.seeds):
+  for seed in values.seeds:
     for entry in suite.tasks():
       if values.tasks and entry.name not in values.tasks:
         continue

@@ -279,7 +279,7 @@ flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS
 flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.', flag_values=FLAGS)
 flags.DEFINE_string('work_dir', 'runs/regret', 'Folder of what is kept.', flag_values=FLAGS)
 flags.DEFINE_list('tasks', [], 'Of the suite; all if empty.', flag_values=FLAGS)
-flags.DEFINE_list('seeds', ['0', '1', '2'], 'Draws of the 1,000 examples.', flag_values=FLAGS)
+cli.define_seeds(FLAGS, [0, 1, 2], 'Draws of the 1,000 examples.')
 flags.DEFINE_enum('tune', 'all', ['all', 'chosen', 'none'], 'Fine-tune all experts; or the '
                   'baselines, the choices of selectors and the two best by linear probe; or none.',
                   flag_values=FLAGS)
@@ -290,7 +290,7 @@ flags.DEFINE_string('precision', 'float32', 'Keras precision policy of fine-tuni
 def main(values, command):
   del command
   kept = Kept(values.work_dir)
-  for seed in map(int, values.seeds):
+  for seed in values.seeds:
     for entry in suite.tasks():
       if values.tasks and entry.name not in values.tasks:
         continue

@@ -120,8 +120,8 @@ flags.DEFINE_list('strategy', ['baseline', 'knn'], 'How experts are chosen; see 
                   flag_values=FLAGS)
 flags.DEFINE_enum('protocol', '1k', ['1k', 'full'], 'Train on 1,000 examples, or on all. Experts '
                   'are chosen by the 1,000 under both.', flag_values=FLAGS)
-flags.DEFINE_list('seeds', ['0'], 'Of the examples of the local suite\'s tasks; of the order of '
-                  'VTAB\'s, which are fixed.', flag_values=FLAGS)
+cli.define_seeds(FLAGS, [0], "Of the examples of the local suite's tasks; of the order of VTAB's, "
+                 'which are fixed.')
 flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.', flag_values=FLAGS)
 flags.DEFINE_bool('prepare', False, 'Have TFDS download and prepare first what it does not find.',
                   flag_values=FLAGS)
@@ -137,7 +137,6 @@ def main(values, command):
   from benchmarks import vtab_jobs
   from benchmarks import vtab_report
   from benchmarks import vtab_table
-  seeds = [_seed(word) for word in values.seeds]
   plan = finetune_main.plan_of(values, 0, values.devices)
   if plan.strategy == 'multi_worker':
     raise flags.Error('--devices=multi_worker: start zoo-vtab several times on one --work_dir '
@@ -145,7 +144,7 @@ def main(values, command):
   study = vtab_jobs.Study(
       os.path.abspath(values.work_dir), plan, values.sweep, values.protocol, values.hub,
       tuple(values.handles), values.image_size, values.input_range, values.trust, tuple(command))
-  found, missing, failed = vtab(values.tasks, values.strategy, seeds, study, values.data_dir,
+  found, missing, failed = vtab(values.tasks, values.strategy, values.seeds, study, values.data_dir,
                                 values.prepare)
   if values.json:
     print(json.dumps(found))
@@ -159,12 +158,6 @@ def main(values, command):
                      f'{next(iter(failed.values()))}')
   if missing:
     logger.warning('%d tasks are not done, for want of data.', len(missing))
-
-
-def _seed(word):
-  if not word.isdecimal():
-    raise flags.Error(f'--seeds: {word!r} is no whole number')
-  return int(word)
 
 
 def console():

@@ -293,7 +293,7 @@ def test_preparing_that_fails_says_why_and_the_rest_runs(
     (['--tasks=cifar1000'], 1, 'cifar100'),
     (['--tasks=digits', '--strategy=best'], 1, "--strategy=best is none of baseline, knn"),
     (['--tasks=digits', '--strategy=handle'], 1, '--strategy=handle needs --handles.'),
-    (['--tasks=digits', '--seeds=a'], 2, "--seeds: 'a' is no whole number"),
+    (['--tasks=digits', '--seeds=a'], 2, "--seeds=a: 'a' is no whole number"),
     (['--tasks=digits', '--devices=multi_worker'], 2, 'start zoo-vtab several times'),
 ])
 def test_wrong_usage_is_one_line(arguments, code, complaint, console):

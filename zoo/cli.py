@@ -67,6 +67,23 @@ def define_input_range(values):
                flag_values=values)
 
 
+class _SeedsParser(flags.ArgumentParser):
+  """Parses A,B,... into a list of whole numbers."""
+  syntactic_help = 'whole numbers'
+
+  def parse(self, argument):
+    words = argument if isinstance(argument, list) else argument.split(',')
+    for word in map(str, words):
+      if not word.isdecimal():
+        raise ValueError(f'{word!r} is no whole number')
+    return list(map(int, words))
+
+
+def define_seeds(values, default, text):
+  """Adds --seeds, a list of ints."""
+  flags.DEFINE(_SeedsParser(), 'seeds', default, text, values, flags.CsvListSerializer(','))
+
+
 def define_hub(values, default):
   """Adds --hub, --handles, --image_size, --input_range and --trust; `default` is a folder."""
   flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)
