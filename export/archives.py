@@ -257,6 +257,24 @@ def _parts(name):
   return parts
 
 
+def check_names(names):
+  """Checks names of files that are to be written below one folder.
+
+  Args:
+    names: relative, with '/'.
+
+  Raises:
+    RefusedError (a ValueError): one leaves the folder, is not as some system has it, or two
+      are or would be the same file.
+  """
+  kinds = {}
+  for name in names:
+    parts = _parts(name)
+    if '/'.join(parts) != name:
+      raise RefusedError(f'the name {name[:80]!r} is not one that every system can have')
+    _enter(kinds, name, parts, 'file')
+
+
 def _enter(kinds, name, parts, kind):
   """Notes that a name is a file or a folder.
 

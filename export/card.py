@@ -47,7 +47,7 @@ A baseline: one network trained on all of its upstream data{{ ', by others' if m
 | | |
 |---|---|
 | kind | {{ m.kind }} |
-{% if m.preset %}| architecture | {{ m.preset }} (ResNet-v2, GroupNorm, weight standardisation) |
+{% if m.preset %}| architecture | {{ m.preset }} ({{ m.architecture.family or 'ResNet-v2, GroupNorm, weight standardisation' }}) |
 {% endif -%}
 {% if m.parameters %}| parameters | {{ '{:,}'.format(m.parameters) }} |
 {% endif -%}

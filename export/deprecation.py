@@ -20,9 +20,13 @@ def reasons(root, publisher, name):
   """
   path = os.path.join(root, publisher, name, FILE)
   try:
-    found = atomic.read_json(path)
+    return parse(atomic.read_json(path), path)
   except FileNotFoundError:
     return {}
+
+
+def parse(found, path):
+  """`reasons`, of what the file at a path holds."""
   if not isinstance(found, dict) or not all(
       isinstance(reason, str) and reason for reason in found.values()):
     raise ValueError(f'{path} is not an object of versions and reasons.')

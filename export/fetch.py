@@ -7,25 +7,26 @@ names what it sends (ETag) and takes ranges. Nothing is kept as a module that
 """
 
 import contextlib
-import fcntl
 import hashlib
+import json
 import os
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 
 from export import archives
+from export import clients
+from export import kept
 from export import manifest
 from export import metadata
 from zoo import atomic
 
 TIMEOUT = 60  # seconds without a byte
-LIMITS = archives.Limits()
 _CHUNK = 1 << 20
+_MOST_INDEX = 64 << 20  # bytes; 1,000 modules have half a megabyte
 
 
-def fetch(url, limits=LIMITS):
+def fetch(url, limits=kept.LIMITS):
   """The folder of the module that a URL serves; without the network once it was fetched.
 
   Args:
@@ -41,33 +42,50 @@ def fetch(url, limits=LIMITS):
     ValueError: what was sent is refused by `export.archives`, is no SavedModel, or its files are
       not those that its SHA256SUMS and its module.json describe. It is fetched anew the next time.
   """
-  folder = os.path.join(_cache(), hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest())
-  if _is_there(folder):
+  folder = os.path.join(
+      kept.root(), hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest())
+  if kept.is_there(folder):
     return folder
-  os.makedirs(_cache(), exist_ok=True)
-  with open(folder + '.fetching', 'a', encoding='utf-8') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # the system takes it from a process that dies
-    if not _is_there(folder):
+  with kept.locked(folder + '.fetching'):
+    if not kept.is_there(folder):
       part = _Part(folder)
       part.download(_compressed(url), limits.size)
       try:
         _unpack(part.path, folder, limits)
       except FileExistsError:
-        if not _is_there(folder):  # else TensorFlow Hub's client was faster
+        if not kept.is_there(folder):  # else TensorFlow Hub's client was faster
           raise
       finally:
         part.remove()
   return folder
 
 
-def _cache():
-  return os.environ.get('TFHUB_CACHE_DIR') or os.path.join(
-      tempfile.gettempdir(), 'tfhub_modules')
+def address(root, handle):
+  """The URL of publisher/name/version, or of publisher/name, on the server at a URL."""
+  return f'{root.rstrip("/")}/{handle}'
 
 
-def _is_there(folder):
-  """Whether a folder has something in it; TensorFlow Hub's client asks the same."""
-  return os.path.isdir(folder) and bool(os.listdir(folder))
+def listing(root):
+  """The modules of a server as its /index.json has them.
+
+  Args:
+    root: URL of the server.
+
+  Returns:
+    A dict of what it calls their handles, and why each is deprecated, or None.
+
+  Raises:
+    OSError: as `export.clients.explained`.
+    ValueError: there is no such index.
+  """
+  url = address(root, 'index.json')
+  with (clients.explained(root, 'it wants to know who asks'),
+        urllib.request.urlopen(url, timeout=TIMEOUT) as answer):
+    content = answer.read(_MOST_INDEX)
+  try:
+    return {one['handle']: one.get('deprecated') for one in json.loads(content)['modules']}
+  except (ValueError, TypeError, LookupError, AttributeError):
+    raise ValueError(f'{url} is no index of modules.') from None
 
 
 def _compressed(url):

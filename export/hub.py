@@ -1,21 +1,27 @@
 """The hub: a folder of modules ROOT/publisher/name/version, and how handles name them."""
 
+import concurrent.futures
 import dataclasses
+import errno
+import logging
 import os
 import re
 
 import zoo
-from export import fetch
 from export import deprecation
 from export import foreign
+from export import kept
 from export import manifest
 from export import metadata
 from export import safety
+from export import stores
 from zoo import cli
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = os.path.join(os.path.dirname(zoo.__file__), 'modules')
 LATEST = 'latest'  # in the place of a version
-_WEB = ('http://', 'https://')
+_AT_ONCE = 8  # modules that are fetched
 _PART = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.\-]*')
 
 
@@ -57,14 +63,19 @@ def modules(root):
   """The modules of a hub, sorted by handle.
 
   Args:
-    root: folder of the hub.
+    root: folder of the hub; or its URL, of all of whose modules those that are not here yet are
+      fetched.
 
   Returns:
     A list of `Module`. Folders that start with a dot are being written and not listed.
 
   Raises:
-    ValueError: the root is no folder or holds no module, or a module.json is wrong.
+    ValueError: the root is no folder or holds no module, a module.json is wrong, or a module
+      cannot be fetched.
   """
+  root = stores.local(root)
+  if stores.elsewhere(root):
+    return _all_elsewhere(root)
   if not os.path.isdir(root):
     raise ValueError(f'--hub={root} is not a folder.')
   found = [_listed(root, handle) for handle in handles(root)]
@@ -72,6 +83,22 @@ def modules(root):
     raise ValueError(f'--hub={root} has no module: a module is a folder '
                      'publisher/name/version with a saved_model.pb.')
   return found
+
+
+def _all_elsewhere(root):
+  """`modules`, of a URL; those of the same content once."""
+  try:
+    listed = stores.listing(root)
+  except Exception as error:  # of the network, of many kinds
+    raise _unfetched(root, error) from None
+  for handle in listed:
+    split_handle(handle)
+  if not listed:
+    raise ValueError(f'--hub={root} has no module.')
+  with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    found = list(pool.map(lambda handle: _fetched(
+        stores.address(root, handle), handle, listed[handle]), sorted(listed)))
+  return list({module.path: module for module in reversed(found)}.values())[::-1]
 
 
 def _listed(root, handle):
@@ -124,11 +151,13 @@ def newest(root, publisher, name, links=True):
 
 
 def _folders(path, links):
-  """The folders in a folder whose names can be part of a handle; none if it is gone."""
+  """The folders in a folder whose names can be part of a handle; none if there is no such."""
   try:
     entries = os.listdir(path)
-  except (FileNotFoundError, NotADirectoryError):
-    return []
+  except OSError as error:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+      return []
+    raise
   return [entry for entry in entries
           if _PART.fullmatch(entry) and os.path.isdir(os.path.join(path, entry))
           and (links or not os.path.islink(os.path.join(path, entry)))]
@@ -139,24 +168,29 @@ def resolve(handle, root=EMBEDDED):
 
   Args:
     handle: publisher/name/version in the hub; publisher/name or publisher/name/latest for its
-      newest version; a path of a SavedModel or of a .keras file; or an http(s) URL of an
-      archive of a SavedModel, which is fetched and cached (`export.fetch`).
-    root: folder of the hub.
+      newest version; a path of a SavedModel or of a .keras file; or a URL of a module
+      elsewhere (`export.stores`), which is fetched and kept.
+    root: folder or URL of the hub.
 
   Returns:
     A `Module`.
 
   Raises:
-    ValueError: there is no such module.
+    ValueError: there is no such module, or it cannot be fetched.
   """
-  if handle.startswith(_WEB):
-    return _fetched(handle)
+  handle, root = stores.local(handle), stores.local(root)
+  if stores.elsewhere(handle):
+    return _fetched(handle, handle)
   # The hub comes first: a folder below the present one must not stand in for its modules.
   parts = handle.split('/')
-  if len(parts) == 2 or parts[2:] == [LATEST]:
-    parts[2:] = [newest(root, *parts[:2]) or LATEST]
-  if len(parts) == 3 and all(map(_PART.fullmatch, parts)) and (
-      os.path.isdir(os.path.join(root, *parts))):
+  if parts[2:] == [LATEST]:
+    parts.pop()
+  named = len(parts) in (2, 3) and all(map(_PART.fullmatch, parts))
+  if named and stores.elsewhere(root):
+    return _of_hub_elsewhere(root, '/'.join(parts))
+  if len(parts) == 2:
+    parts[2:] = [newest(root, *parts) or LATEST]
+  if named and os.path.isdir(os.path.join(root, *parts)):
     return _listed(root, '/'.join(parts))
   if not os.path.isdir(handle) and not (
       handle.endswith(foreign.KERAS) and os.path.isfile(handle)):
@@ -166,19 +200,36 @@ def resolve(handle, root=EMBEDDED):
   return Module(handle, path, metadata.read(path))
 
 
-def _fetched(url):
+def _of_hub_elsewhere(root, handle):
+  """The module publisher/name/version, or the newest publisher/name, of a hub at a URL."""
+  try:
+    find = stores.newest if handle.count('/') == 1 else stores.address
+    url = find(root, handle)
+  except Exception as error:  # of the network, of many kinds
+    raise _unfetched(f'{handle} of {root}', error) from None
+  module = _fetched(url, handle)
+  if find is stores.newest and 'version' in module.metadata:
+    return dataclasses.replace(module, handle=f'{handle}/{module.metadata["version"]}')
+  return module
+
+
+def _fetched(url, handle, deprecated=None):
   """The module of a URL, from the cache if it is there."""
   if url.endswith(foreign.KERAS):
     raise ValueError(f'{url}: fetch the {foreign.KERAS} file yourself and give its path.')
   try:
-    path = fetch.fetch(url)
+    path = stores.fetch(url)
   except Exception as error:  # network, archive, disk: whatever these raise
-    raise ValueError(f'{url} could not be fetched ({type(error).__name__}: '
-                     f'{cli.last_line(error).rstrip(".")}).') from None
+    raise _unfetched(url, error) from None
   try:
-    return Module(url, path, metadata.read(path))
+    return Module(handle, path, metadata.read(path), deprecated)
   except ValueError as error:
     raise ValueError(f'{url} gave no module ({error}) {_again(path)}') from None
+
+
+def _unfetched(url, error):
+  return ValueError(f'{url} could not be fetched ({type(error).__name__}: '
+                    f'{cli.last_line(error).rstrip(".")}).')
 
 
 def _again(path):
@@ -197,10 +248,12 @@ def check(module, trust=False):
     ValueError: it is damaged (graph and weights are not those of its module.json, or its files
       not those of its SHA256SUMS), or it reaches out and `trust` is false.
   """
+  if module.deprecated:
+    logger.warning('%s is deprecated: %s', module.handle, module.deprecated)
   try:
     manifest.check(module.path, module.metadata)
   except ValueError as error:
-    again = (_again(module.path) if module.handle.startswith(_WEB)
+    again = (_again(module.path) if kept.holds(module.path)
              else 'Fetch or publish it again.')
     raise ValueError(f'module {module.handle} is damaged: {error}. {again}') from None
   if not trust and os.path.isdir(module.path):  # Keras looks through its files itself

@@ -18,7 +18,7 @@ from zoo import atomic
 FILE = 'SHA256SUMS'
 SIGNATURE = 'model.sig'  # comes later, and covers this file
 _LINE = re.compile(r'([0-9a-f]{64})  ([^\n\r]+)')
-_MOST = 1 << 20  # bytes; twice what 1,000 files with the longest names need
+MOST = 1 << 20  # bytes; twice what 1,000 files with the longest names need
 
 
 def seal(path, description):
@@ -88,13 +88,18 @@ def read(path):
   file = os.path.join(path, FILE)
   if not os.path.lexists(file):
     return None
-  if os.path.islink(file) or not os.path.isfile(file) or os.path.getsize(file) > _MOST:
+  if os.path.islink(file) or not os.path.isfile(file) or os.path.getsize(file) > MOST:
     raise ValueError(f'{FILE} is no list of files')
   with open(file, 'rb') as content:
-    try:
-      lines = content.read().decode().removesuffix('\n').split('\n')
-    except UnicodeDecodeError:
-      raise ValueError(f'{FILE} is not UTF-8') from None
+    return parse(content.read())
+
+
+def parse(content):
+  """`read`, of the bytes of a SHA256SUMS."""
+  try:
+    lines = content.decode().removesuffix('\n').split('\n')
+  except UnicodeDecodeError:
+    raise ValueError(f'{FILE} is not UTF-8') from None
   found = {}
   for number, line in enumerate(lines, 1):
     match = _LINE.fullmatch(line)

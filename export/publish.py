@@ -1,5 +1,9 @@
 """zoo-publish: makes modules of finished training runs and puts them into a hub.
 
+The hub is a folder, or a URL: gs://bucket/folder or s3://bucket/folder, hf:// (the repository is
+publisher/name, the tag v1 for version 1) or kaggle://. --module publishes a module that was made
+before, as it is.
+
 --work_dir names the folder of a baseline, of an expert, of all experts of a baseline, or of
 what predicts slices. Whole experts become a module each, NAME-SLICE; adapter experts are packed
 into one. With --predictor a baseline's whole classifier is published, for rankings by the labels
@@ -9,6 +13,7 @@ compared with the Keras network, and renamed; a version that is there is never c
 
 import json
 import os
+import shutil
 import sys
 
 from absl import flags
@@ -25,11 +30,11 @@ def publish(backbone, description, root, handle):
     backbone: a `zoo.backbones.Backbone` or `zoo.classifier.Predictor`, float32, with its
       final weights.
     description: what module.json says besides what follows from the backbone.
-    root: folder of the hub.
+    root: folder or URL of the hub.
     handle: publisher/name/version, which must be free.
 
   Returns:
-    The path of the module.
+    The path or URL of the module.
 
   Raises:
     ValueError: the handle is malformed or taken, a weight is not finite, or the module
@@ -59,33 +64,30 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
     arguments: further ones of both, each of which is compared.
 
   Returns:
-    The path of the module.
+    The path or URL of the module.
 
   Raises:
     ValueError: as `publish`.
+    OSError: as `export.stores.publishing`.
   """
   import numpy as np
   from export import hub
   from export import manifest
   from export import metadata
-  from zoo import atomic
+  from export import stores
   for variable in variables:
     if not np.isfinite(variable.numpy()).all():
       raise ValueError(f'{handle}: {getattr(variable, "path", variable.name)} has values that are '
                        'not finite; nothing is published.')
   publisher, name, version = hub.split_handle(handle)
-  target = os.path.join(root, publisher, name, version)
-  if os.path.exists(target):
-    raise ValueError(f'{handle} is in {root} already, and a published version never changes: '
-                     f'use --version={int(version) + 1}.')
-  with atomic.writing_folder(target) as path:
+  with stores.publishing(root, handle) as path:
     save(path)
     for one in arguments:
       verify_against(compute, path, size, one)
     manifest.seal(path, {
         'publisher': publisher, 'name': name, 'version': int(version), 'input_range': [0, 1],
         'library_versions': metadata.versions(), **description})
-  return target
+  return stores.address(root, handle)
 
 
 def verify_against(compute, path, size, arguments):
@@ -118,7 +120,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
   Args:
     work_dir: a finished work_dir of `zoo.pretrain.pretrain`, of one expert, of
       `zoo.experts.train_experts`, or of `zoo.domains.train`.
-    root: folder of the hub.
+    root: folder or URL of the hub.
     publisher, name, version: of the module; whole experts get '-SLICE' behind the name.
     parent: handle of the baseline in the same hub, for experts and predictors.
     licence: of the weights and what they were trained on.
@@ -133,6 +135,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     ValueError: nothing finished is there, or as `publish` does.
   """
   from export import hub
+  from export import stores
   from zoo import experts
   from zoo import pretrain
   if os.path.exists(os.path.join(work_dir, pretrain.RESULT)):
@@ -170,11 +173,51 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
   for folder, result in zip(folders, results, strict=True):
     suffix = f'-{result["slice"]["name"]}' if len(folders) > 1 else ''
     handle = f'{publisher}/{name}{suffix}/{version}'
-    if len(folders) > 1 and os.path.exists(os.path.join(root, handle)):
+    if len(folders) > 1 and stores.taken(root, handle):
       continue
     publish(_rebuild(result, folder), _describe(result) | common(result), root, handle)
     published.append(handle)
   return published
+
+
+def publish_module(module, root, publisher=None, name=None, version=None, trust=False):
+  """Publishes a module that was made before, as it is.
+
+  Args:
+    module: an `export.hub.Module`.
+    root: folder or URL of the hub.
+    publisher, name, version: of the module, if given; it says them itself.
+    trust: as in `export.hub.check`.
+
+  Returns:
+    Its handle.
+
+  Raises:
+    ValueError: it is another than publisher, name and version say, does not say them, is not
+      whole (`export.hub_verify.verify`), or its version is in the hub.
+    OSError: as `export.stores.publishing`.
+  """
+  from export import hub
+  from export import hub_verify
+  from export import manifest
+  from export import stores
+  m = module.metadata
+  if 'publisher' not in m:
+    raise ValueError(f'{module.handle} does not say what it is: make a module of it with '
+                     'zoo-import.')
+  for key, asked in (('publisher', publisher), ('name', name), ('version', version)):
+    if asked is not None and asked != m[key]:
+      raise ValueError(f'{module.handle} has the {key} {m[key]!r}, and is published as it is: '
+                       f'leave --{key} out.')
+  handle = f'{m["publisher"]}/{m["name"]}/{m["version"]}'
+  hub.split_handle(handle)
+  hub_verify.verify(module, trust)
+  with stores.publishing(root, handle) as path:
+    shutil.copytree(module.path, path, symlinks=True, dirs_exist_ok=True)
+    if manifest.read(path) is None:  # it is from before there was one
+      manifest.seal(path, m)
+    manifest.check(path, m)
+  return handle
 
 
 def _publish_packed(folders, results, common, root, handle):
@@ -226,22 +269,39 @@ def _describe(result):
 FLAGS = cli.new_flags()
 flags.DEFINE_string('work_dir', None, 'Folder of a finished zoo-pretrain or zoo-experts.',
                     flag_values=FLAGS)
-flags.DEFINE_string('hub', None, 'Folder of the hub.', flag_values=FLAGS)
+flags.DEFINE_string('module', None, 'Instead of --work_dir: the handle, folder or URL of a module '
+                    'to publish as it is.', flag_values=FLAGS)
+flags.DEFINE_string('hub', None, 'Folder or URL of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('publisher', None, 'First part of the handle.', flag_values=FLAGS)
 flags.DEFINE_string('name', None, 'Second part of the handle.', flag_values=FLAGS)
-flags.DEFINE_integer('version', 1, 'Third part of the handle.', flag_values=FLAGS)
+flags.DEFINE_integer('version', None, 'Third part of the handle; 1 if not given. A --module says '
+                     'all three itself.', flag_values=FLAGS)
+flags.DEFINE_bool('trust', False, 'Publish a --module whose graph could touch files, sockets or '
+                  'Python.', flag_values=FLAGS)
 flags.DEFINE_string('parent', None, "Handle of the experts' or predictor's baseline in the same "
                     'hub.', flag_values=FLAGS)
 flags.DEFINE_bool('predictor', False, "Publish a baseline's classifier, which predicts upstream "
                   'labels, rather than its embeddings.', flag_values=FLAGS)
 flags.DEFINE_string('licence', '', 'Licence of the weights.', flag_values=FLAGS)
-flags.mark_flags_as_required(['work_dir', 'hub', 'publisher', 'name'], flag_values=FLAGS)
+flags.mark_flag_as_required('hub', flag_values=FLAGS)
+flags.mark_flags_as_mutual_exclusive(['work_dir', 'module'], required=True, flag_values=FLAGS)
+flags.register_multi_flags_validator(
+    ['work_dir', 'publisher', 'name'],
+    lambda values: not values['work_dir'] or (values['publisher'] and values['name']),
+    '--work_dir needs --publisher and --name', flag_values=FLAGS)
 
 
 def main(values, command):
-  print(json.dumps(publish_runs(
-      values.work_dir, values.hub, values.publisher, values.name, values.version,
-      values.parent, values.licence, command, values.predictor)))
+  if values.module:
+    from export import hub
+    published = [publish_module(
+        hub.resolve(values.module), values.hub, values.publisher, values.name, values.version,
+        values.trust)]
+  else:
+    published = publish_runs(
+        values.work_dir, values.hub, values.publisher, values.name, values.version or 1,
+        values.parent, values.licence, command, values.predictor)
+  print(json.dumps(published))
 
 
 def console():

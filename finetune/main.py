@@ -73,7 +73,7 @@ FLAGS = cli.new_flags()
 cli.define_task(FLAGS)
 flags.DEFINE_string('label', 'label', 'TFDS feature that is learnt; one of several labels an image '
                     'is learnt with sigmoids.', flag_values=FLAGS)
-flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder of the hub.', flag_values=FLAGS)
+flags.DEFINE_string('hub', hub.EMBEDDED, 'Folder or URL of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('handle', None, 'The module: publisher/name/version of the hub, a folder, a '
                     '.keras file or a URL; HANDLE#EXPERT for an expert of a packed one.',
                     flag_values=FLAGS)

@@ -86,7 +86,8 @@ def define_seeds(values, default, text):
 
 def define_hub(values, default):
   """Adds --hub, --handles, --image_size, --input_range and --trust; `default` is a folder."""
-  flags.DEFINE_string('hub', default, 'Folder of the hub; empty for none.', flag_values=values)
+  flags.DEFINE_string('hub', default, 'Folder or URL of the hub; empty for none.',
+                      flag_values=values)
   flags.DEFINE_list('handles', [], 'Further modules beside the hub: folders of SavedModels, '
                     '.keras files or URLs. With --hub= (empty) these alone.', flag_values=values)
   flags.DEFINE_integer('image_size', None, 'Pixels, for modules that do not say theirs.',
