@@ -19,8 +19,9 @@ from zoo import caches
 
 EMBEDDINGS, ARCHIVES, MODULES = 'embeddings', 'archives', 'modules'
 _SUFFIX = {EMBEDDINGS: '.zoo-embeddings', ARCHIVES: '.tar.gz'}
-# In the folder itself by URL, as TensorFlow Hub's client names them; in contents/ by content.
-_FETCHED = re.compile(r'[0-9a-f]{40}|contents/[0-9a-f]{64}')
+# In the folder itself by URL, as TensorFlow Hub's client names them; in contents/ by content. What
+# has come of one whose transfer broke off is its part.
+_FETCHED = re.compile(r'([0-9a-f]{40}|contents/[0-9a-f]{64})(\.part)?')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,12 @@ def entries(cache):
 
 
 def _modules():
-  """Fetched modules, each of which is one entry."""
+  """Fetched modules and parts of such, each of which is one entry."""
   root, found = kept.root(), []
   for path in (*glob.glob(f'{glob.escape(root)}/*'), *glob.glob(f'{glob.escape(root)}/contents/*')):
-    if _FETCHED.fullmatch(os.path.relpath(path, root)) and (
-        os.path.isdir(path) and not os.path.islink(path)):
-      files = [os.path.join(above, name) for above, _, names in os.walk(path) for name in names]
+    if _FETCHED.fullmatch(os.path.relpath(path, root)) and not os.path.islink(path):
+      files = [path] if os.path.isfile(path) else [
+          os.path.join(above, name) for above, _, names in os.walk(path) for name in names]
       found.append(Entry(path, sum(os.lstat(file).st_size for file in files),
                          os.stat(path).st_mtime))
   return found
@@ -98,8 +99,9 @@ def _remove_file(path):
 
 
 def _remove_module(path):
-  """Removes a fetched module as those see it who would fetch it: at once."""
-  with open(path + '.fetching', 'a', encoding='utf-8') as lock:
+  """Removes a fetched module, or a part, as those see it who would fetch it: at once."""
+  whole = path.removesuffix('.part')
+  with open(whole + '.fetching', 'a', encoding='utf-8') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -109,7 +111,11 @@ def _remove_module(path):
       os.rename(path, gone)
     except FileNotFoundError:
       return False
-    shutil.rmtree(gone)
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(path + '.descriptor.txt')  # TensorFlow Hub's client says there what it fetched
+    if os.path.isdir(gone):
+      shutil.rmtree(gone)
+    else:
+      os.unlink(gone)
+    for beside in '.descriptor.txt', '.etag':  # what is said there is of what has gone
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(whole + beside)
   return True

@@ -44,7 +44,7 @@ def fetch(url, limits=kept.LIMITS):
   """
   folder = os.path.join(
       kept.root(), hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest())
-  if kept.is_there(folder):
+  if kept.use(folder):
     return folder
   with kept.locked(folder + '.fetching'):
     if not kept.is_there(folder):

@@ -75,6 +75,15 @@ def is_there(folder):
   return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
+def use(folder):
+  """`is_there`; if so, sets the time of its last use (`export.caches`)."""
+  there = is_there(folder)
+  if there:
+    with contextlib.suppress(OSError):  # somebody else's
+      os.utime(folder)
+  return there
+
+
 def module(name, fixed, look, limits=LIMITS):
   """The folder of the module that a name stands for.
 
@@ -96,10 +105,10 @@ def module(name, fixed, look, limits=LIMITS):
   if fixed:
     with contextlib.suppress(FileNotFoundError):
       folder = _folder(_last(name))
-      if is_there(folder):
+      if use(folder):
         return folder
   folder = _folder(looked_up(name, lambda: _fetched(look(), limits)))
-  if not is_there(folder):
+  if not use(folder):
     raise ConnectionError('it cannot be reached and is not kept any more')
   return folder
 

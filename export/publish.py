@@ -8,7 +8,8 @@ before, as it is.
 what predicts slices. Whole experts become a module each, NAME-SLICE; adapter experts are packed
 into one. With --predictor a baseline's whole classifier is published, for rankings by the labels
 that it predicts. A module is written beside its place, loaded back through hub.KerasLayer,
-compared with the Keras network, and renamed; a version that is there is never changed.
+compared with the Keras network, and renamed; a version that is there is never changed. With --sign
+it is signed before.
 """
 
 import json
@@ -23,7 +24,7 @@ from zoo import cli
 TOLERANCE = 1e-5
 
 
-def publish(backbone, description, root, handle):
+def publish(backbone, description, root, handle, sign=None):
   """Publishes a network as a module.
 
   Args:
@@ -32,13 +33,14 @@ def publish(backbone, description, root, handle):
     description: what module.json says besides what follows from the backbone.
     root: folder or URL of the hub.
     handle: publisher/name/version, which must be free.
+    sign: key to sign it with, as in `export.signing.sign`, or None.
 
   Returns:
     The path or URL of the module.
 
   Raises:
-    ValueError: the handle is malformed or taken, a weight is not finite, or the module
-      loaded back computes something else.
+    ValueError: the handle is malformed or taken, a weight is not finite, the module loaded back
+      computes something else, or it cannot be signed.
   """
   from export import saved_model
   architecture, adapters = backbone.architecture, backbone.adapters
@@ -48,10 +50,10 @@ def publish(backbone, description, root, handle):
       'features': architecture.features, 'parameters': backbone.count_params(), **description},
       root, handle, backbone.variables,
       lambda path: saved_model.save(backbone, path), backbone, size,
-      [{'expert': index} for index in range(adapters.experts)] if adapters else [{}])
+      [{'expert': index} for index in range(adapters.experts)] if adapters else [{}], sign)
 
 
-def put(description, root, handle, variables, save, compute, size, arguments=({},)):
+def put(description, root, handle, variables, save, compute, size, arguments=({},), sign=None):
   """Publishes whatever is a function from images to embeddings.
 
   Args:
@@ -62,6 +64,7 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
     compute: function of images float32 [B, H, W, 3] in [0, 1] that the module must equal.
     size: H and W of the images to compare them with.
     arguments: further ones of both, each of which is compared.
+    sign: as in `publish`.
 
   Returns:
     The path or URL of the module.
@@ -74,6 +77,7 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
   from export import hub
   from export import manifest
   from export import metadata
+  from export import signing
   from export import stores
   for variable in variables:
     if not np.isfinite(variable.numpy()).all():
@@ -87,6 +91,8 @@ def put(description, root, handle, variables, save, compute, size, arguments=({}
     manifest.seal(path, {
         'publisher': publisher, 'name': name, 'version': int(version), 'input_range': [0, 1],
         'library_versions': metadata.versions(), **description})
+    if sign:
+      signing.sign(path, sign)
   return stores.address(root, handle)
 
 
@@ -114,7 +120,7 @@ def verify_against(compute, path, size, arguments):
 
 
 def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licence='',
-                 command=(), predictor=False):
+                 command=(), predictor=False, sign=None):
   """Publishes what a training command left in its folder.
 
   Args:
@@ -126,6 +132,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     licence: of the weights and what they were trained on.
     command: the command line, for the record.
     predictor: of a baseline, publish the classifier that predicts labels.
+    sign: as in `publish`.
 
   Returns:
     The handles that were published. Whole experts that are in the hub already are skipped,
@@ -167,7 +174,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
 
   if kinds == {'adapter'}:
     handle = f'{publisher}/{name}/{version}'
-    _publish_packed(folders, results, common(results[0]), root, handle)
+    _publish_packed(folders, results, common(results[0]), root, handle, sign)
     return [handle]
   published = []
   for folder, result in zip(folders, results, strict=True):
@@ -175,12 +182,12 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     handle = f'{publisher}/{name}{suffix}/{version}'
     if len(folders) > 1 and stores.taken(root, handle):
       continue
-    publish(_rebuild(result, folder), _describe(result) | common(result), root, handle)
+    publish(_rebuild(result, folder), _describe(result) | common(result), root, handle, sign)
     published.append(handle)
   return published
 
 
-def publish_module(module, root, publisher=None, name=None, version=None, trust=False):
+def publish_module(module, root, publisher=None, name=None, version=None, trust=False, sign=None):
   """Publishes a module that was made before, as it is.
 
   Args:
@@ -188,18 +195,20 @@ def publish_module(module, root, publisher=None, name=None, version=None, trust=
     root: folder or URL of the hub.
     publisher, name, version: of the module, if given; it says them itself.
     trust: as in `export.hub.check`.
+    sign: as in `publish`; a signature that it has gives way.
 
   Returns:
     Its handle.
 
   Raises:
     ValueError: it is another than publisher, name and version say, does not say them, is not
-      whole (`export.hub_verify.verify`), or its version is in the hub.
+      whole (`export.hub_verify.verify`), its version is in the hub, or it cannot be signed.
     OSError: as `export.stores.publishing`.
   """
   from export import hub
   from export import hub_verify
   from export import manifest
+  from export import signing
   from export import stores
   m = module.metadata
   if 'publisher' not in m:
@@ -217,10 +226,12 @@ def publish_module(module, root, publisher=None, name=None, version=None, trust=
     if manifest.read(path) is None:  # it is from before there was one
       manifest.seal(path, m)
     manifest.check(path, m)
+    if sign:
+      signing.sign(path, sign)
   return handle
 
 
-def _publish_packed(folders, results, common, root, handle):
+def _publish_packed(folders, results, common, root, handle, sign):
   """Packs adapter experts of one baseline and publishes them."""
   from zoo import adapters
   from zoo import backbones
@@ -239,7 +250,7 @@ def _publish_packed(folders, results, common, root, handle):
       'upstream': {key: first['upstream'][key] for key in ('task', 'source', 'split')},
       'experts': [{'name': result['slice']['name'], 'slice': result['slice'],
                    'scores': result['scores'], 'cost': result['cost']} for result in results],
-      **common}, root, handle)
+      **common}, root, handle, sign)
 
 
 def _rebuild(result, folder):
@@ -283,6 +294,9 @@ flags.DEFINE_string('parent', None, "Handle of the experts' or predictor's basel
 flags.DEFINE_bool('predictor', False, "Publish a baseline's classifier, which predicts upstream "
                   'labels, rather than its embeddings.', flag_values=FLAGS)
 flags.DEFINE_string('licence', '', 'Licence of the weights.', flag_values=FLAGS)
+flags.DEFINE_string('sign', None, 'Sign it by OpenSSF model signing: file of a private key, whose '
+                    'password $ZOO_KEY_PASSWORD may have, or "sigstore" for an identity.',
+                    flag_values=FLAGS)
 flags.mark_flag_as_required('hub', flag_values=FLAGS)
 flags.mark_flags_as_mutual_exclusive(['work_dir', 'module'], required=True, flag_values=FLAGS)
 flags.register_multi_flags_validator(
@@ -296,11 +310,11 @@ def main(values, command):
     from export import hub
     published = [publish_module(
         hub.resolve(values.module), values.hub, values.publisher, values.name, values.version,
-        values.trust)]
+        values.trust, values.sign)]
   else:
     published = publish_runs(
         values.work_dir, values.hub, values.publisher, values.name, values.version or 1,
-        values.parent, values.licence, command, values.predictor)
+        values.parent, values.licence, command, values.predictor, values.sign)
   print(json.dumps(published))
 
 

@@ -56,6 +56,8 @@ def sign(path, key):
     # All but the signature: git's own files, which the library would pass over, are none of ours.
     config.set_hashing_config(_library('hashing').Config().set_ignored_paths(
         paths=[manifest.SIGNATURE], ignore_git_paths=False))
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(os.path.join(path, manifest.SIGNATURE))
     config.sign(path, os.path.join(path, manifest.SIGNATURE))
 
 

@@ -231,6 +231,19 @@ def test_gc_leaves_a_module_that_is_being_fetched(kept):
   assert os.path.isdir(old.path)
 
 
+def test_gc_removes_parts_of_transfers_that_nobody_went_on_with(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path))
+  by_url, by_content = tmp_path / ('a' * 40 + '.part'), tmp_path / 'contents' / ('b' * 64 + '.part')
+  by_url.write_bytes(bytes(10))
+  (tmp_path / ('a' * 40 + '.etag')).write_text('"x"')
+  (by_content / 'files').mkdir(parents=True)
+  (by_content / 'files' / 'saved_model.pb').write_bytes(bytes(20))
+  assert sum(entry.size for entry in caches.entries(caches.MODULES)) == 30
+  assert len(caches.collect(caches.MODULES, 0)) == 2
+  assert not list(tmp_path.rglob('*.part'))
+  assert not list(tmp_path.rglob('*.etag'))
+
+
 def test_a_fetched_module_that_is_used_again_is_not_old(tiny_hub, tmp_path, monkeypatch):
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path))
   with server.running(tiny_hub) as url:

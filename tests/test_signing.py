@@ -5,8 +5,11 @@ import pathlib
 import shutil
 
 import pytest
+from conftest import tiny_backbone
+from conftest import tiny_description
 
 from export import hub_verify
+from export import publish
 from export import signing
 
 pytest.importorskip('model_signing', reason="pip install 'expert-zoo[sign]'")
@@ -99,6 +102,27 @@ def test_a_key_that_is_none_is_named(module, keys, tmp_path):
       signing.sign(str(module), path)
   signing.sign(str(module), keys[0])
   _wrong(module, keys[0])
+
+
+def test_zoo_publish_signs_what_it_publishes_and_nothing_if_it_cannot(
+    module, keys, tmp_path, console):
+  private, public = keys
+  code, _, err = console(publish, f'--module={module}', '--hub=theirs', f'--sign={public}')
+  assert code == 1
+  assert 'cannot be signed' in err
+  assert not os.path.exists('theirs')
+  assert console(publish, f'--module={module}', '--hub=theirs', f'--sign={private}')[0] == 0
+  assert console(hub_verify, '--hub=theirs', f'--key={public}')[0] == 0
+  other, known = _pair(tmp_path, 'other')
+  again = ['--module=theirs/test/expert/1', '--hub=again', f'--sign={other}']
+  assert console(publish, *again)[0] == 0
+  assert console(hub_verify, '--hub=again', f'--key={known}')[0] == 0
+
+
+def test_a_network_is_signed_as_it_is_published(keys, tmp_path):
+  path = publish.publish(tiny_backbone(0), tiny_description('baseline'), str(tmp_path / 'new'),
+                         'test/new/1', keys[0])
+  signing.verify(path, signing.Signer(keys[1]))
 
 
 def test_verify_wants_one_signer(console, tiny_hub):
