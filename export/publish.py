@@ -243,7 +243,7 @@ def _publish_packed(folders, results, common, root, handle, sign):
       for values in loaded])
   first = results[0]
   config = adapters.AdapterConfig(**{**first['adapters'], 'experts': len(folders)})
-  backbone = backbones.build(backbones.Architecture(**first['architecture']), config)
+  backbone = backbones.build(backbones.architecture_of(first['architecture']), config)
   weights.set_to(backbone, packed)
   publish(backbone, {
       **_describe(first), 'kind': 'packed', 'slice': None, 'scores': None, 'cost': None,
@@ -259,7 +259,7 @@ def _rebuild(result, folder):
   from zoo import classifier
   from zoo import pretrain
   from zoo import weights
-  network = backbones.build(backbones.Architecture(**result['architecture']))
+  network = backbones.build(backbones.architecture_of(result['architecture']))
   if result['kind'] == 'predictor':
     network = classifier.Predictor(network, len(result['classes']))
   weights.set_to(network, weights.load(os.path.join(folder, pretrain.WEIGHTS)))

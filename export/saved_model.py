@@ -144,7 +144,7 @@ def restore(path, description, expert=None, precision='float32', stochastic_dept
   if config:
     config = adapters.AdapterConfig(**(config if expert is None else {**config, 'experts': 1}))
   backbone = backbones.build(
-      backbones.Architecture(**description['architecture']), config, precision,
+      backbones.architecture_of(description['architecture']), config, precision,
       stochastic_depth=stochastic_depth)
   read_weights(backbone, path, expert)
   return backbone

@@ -11,7 +11,6 @@ from export import metadata
 EFFICIENTNET_LITE0 = 'efficientnet-lite0'
 NPZ = '.npz'
 _PIXELS = 128  # of EfficientNet-Lite0, if nothing is said: small tasks' images are no larger
-_BIT_PIXELS = 224  # of BiT, as it was trained
 
 
 def find(name, image_size=None, input_range=None, weights=None, trust=False):
@@ -19,7 +18,7 @@ def find(name, image_size=None, input_range=None, weights=None, trust=False):
 
   Args:
     name: 'efficientnet-lite0'; 'keras_applications:NAME'; 'keras_hub:PRESET'; a .npz file of
-      BiT; a .keras file; or the folder of a SavedModel with `__call__` or a signature
+      BiT or ViT; a .keras file; or the folder of a SavedModel with `__call__` or a signature
       serving_default.
     image_size: pixels, where the source does not say them.
     input_range: (low, high) of the images that a .keras file, SavedModel or preset takes, where
@@ -37,11 +36,11 @@ def find(name, image_size=None, input_range=None, weights=None, trust=False):
   """
   application = name.startswith(keras_sources.APPLICATIONS)
   preset = name.startswith(keras_sources.KERAS_HUB)
-  bit = name.endswith(NPZ) and os.path.isfile(name)
+  published = name.endswith(NPZ) and os.path.isfile(name)
   if weights is not None and not application and not (
       preset and weights == keras_sources.NO_WEIGHTS):
     raise ValueError(f'{name} has its own weights: leave out --weights.')
-  if input_range and (name == EFFICIENTNET_LITE0 or application or bit):
+  if input_range and (name == EFFICIENTNET_LITE0 or application or published):
     raise ValueError(f'{name} says the range of its images: leave out --input_range.')
   if name == EFFICIENTNET_LITE0:
     return _efficientnet_lite0(image_size or _PIXELS)
@@ -49,8 +48,8 @@ def find(name, image_size=None, input_range=None, weights=None, trust=False):
     return keras_sources.application(name, weights, image_size)
   if preset:
     return keras_sources.preset(name, weights, image_size, input_range)
-  if bit:
-    return _bit(name, image_size or _BIT_PIXELS)
+  if published:
+    return _published(name, image_size)
   return _saved(name, image_size, input_range, trust)
 
 
@@ -64,13 +63,14 @@ def _efficientnet_lite0(image_size):
       efficientnet_lite.UPSTREAM, efficientnet_lite.LICENCE)
 
 
-def _bit(path, image_size):
-  """A published BiT file, as our own network of the same layers."""
-  from zoo import bit_weights
-  network = bit_weights.network(path, image_size)
-  preprocessing, _ = imported.of_range(bit_weights.INPUT_RANGE)
-  return imported.Source(os.path.basename(path), network, preprocessing, network, image_size,
-                         metadata.fingerprint(path))
+def _published(path, image_size):
+  """A published file of BiT or ViT, as our own network of the same layers."""
+  from zoo import backbone
+  from zoo import published
+  network = published.network(path, image_size)
+  preprocessing, _ = imported.of_range(backbone.INPUT_RANGE)
+  return imported.Source(os.path.basename(path), network, preprocessing, network,
+                         network.architecture.image_size, metadata.fingerprint(path))
 
 
 def _saved(name, image_size, input_range, trust):
@@ -78,7 +78,7 @@ def _saved(name, image_size, input_range, trust):
   if not os.path.exists(name):
     raise ValueError(f'--source={name} is none of {EFFICIENTNET_LITE0}, '
                      f'{keras_sources.APPLICATIONS}NAME, {keras_sources.KERAS_HUB}PRESET, a {NPZ} '
-                     f'file of BiT, a {foreign.KERAS} file and the folder of a SavedModel.')
+                     f'file of BiT or ViT, a {foreign.KERAS} file and the folder of a SavedModel.')
   if os.path.isfile(name) and not name.endswith(foreign.KERAS):
     raise ValueError(f'{name} is neither a {foreign.KERAS} nor a {NPZ} file nor the folder of a '
                      'SavedModel.')

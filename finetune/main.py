@@ -27,7 +27,8 @@ def define_plan(values):
                     'rule, a cheap one (quick, 150 steps), that of --learning_rate and --steps, or '
                     '--trials of Optuna\'s choice (extra search).', flag_values=values)
   flags.DEFINE_string('tune', None, 'What trains beside the new head: whole (the default), head '
-                      '(nothing), adapters, or last:N (stages).', flag_values=values)
+                      '(nothing), adapters, or last:N (stages; blocks of a Transformer).',
+                      flag_values=values)
   flags.DEFINE_integer('batch', None, 'Examples an update: 512, or 64 without an accelerator.',
                        flag_values=values)
   flags.DEFINE_float('steps_scale', None, 'Factor on the 2,500 and 10,000 steps of the sweeps '

@@ -32,7 +32,8 @@ class Plan:
       one), 'fixed' (the one of `learning_rate` and `steps`) or 'search' (`trials` of Optuna's
       choice).
     tune: what trains: 'whole', 'head', 'adapters' (fresh ones on a frozen network, or those
-      that it has) or 'last:N' (the last N stages); always with a new head.
+      that it has) or 'last:N' (the last N stages, or blocks of a Transformer); always with a
+      new head.
     batch: examples an update; 512 in full.
     steps_scale: factor on the steps of the sweeps 'light' and 'search'; 1 in full.
     learning_rate, steps: of the sweep 'fixed'.

@@ -116,9 +116,14 @@ def check(candidate, tune):
   if not architecture and tune not in ('whole', 'head'):
     raise ValueError(f'--tune={tune}: the stages of {candidate.describe()} are not known; use '
                      'whole or head.')
-  if architecture and (sweep.stages(tune) or 0) > (depth := len(architecture['depths'])):
+  if architecture and (sweep.stages(tune) or 0) > (depth := _stages(architecture)):
     raise ValueError(f'--tune={tune}: {candidate.describe()} has {depth} stages; use last:{depth} '
                      'or less.')
+
+
+def _stages(architecture):
+  """How many stages a network has, as module.json describes it."""
+  return len(backbones.architecture_of(architecture).depths)
 
 
 def _adapted(body, precision, stochastic_depth):
@@ -213,7 +218,7 @@ class Networks:
     if kind_of(candidate) is None:
       return ['whole', 'head']
     return ['whole', 'head', 'adapters',
-            *(f'last:{n}' for n in range(1, len(architecture['depths'])))]
+            *(f'last:{n}' for n in range(1, _stages(architecture)))]
 
   def exact(self, candidate, setting, model):
     """A trained network in float32: (sharded function for `zoo.training.predict`, network).

@@ -3,15 +3,19 @@
 import keras
 import numpy as np
 import pytest
+import scipy.special
 
 from zoo import adapters
 from zoo import backbones
 from zoo import batches
 from zoo import classifier
 from zoo import training
+from zoo import vit
 from zoo import weights
 
 TINY = backbones.Architecture((1, 2), 8, 'basic', 4, 'small', 2, 16)
+TINY_VIT = vit.Architecture(4, 8, 3, 2, 16, 16)
+FAMILIES = pytest.mark.parametrize('tiny', [TINY, TINY_VIT], ids=['resnet', 'vit'])
 
 
 def images_of(number, seed=0):
@@ -25,9 +29,10 @@ def with_random_adapters(values, seed):
           if adapters.is_adapter(path) else value for path, value in values.items()}
 
 
-def test_a_network_with_fresh_adapters_computes_exactly_what_the_baseline_does():
-  baseline = backbones.build(TINY, seed=1)
-  adapted = backbones.build(TINY, adapters.AdapterConfig(4, experts=2), seed=2)
+@FAMILIES
+def test_a_network_with_fresh_adapters_computes_exactly_what_the_baseline_does(tiny):
+  baseline = backbones.build(tiny, seed=1)
+  adapted = backbones.build(tiny, adapters.AdapterConfig(4, experts=2), seed=2)
   weights.set_to(adapted, weights.of(baseline), partly=True)
   images = images_of(3)
   for expert in (0, 1):
@@ -55,6 +60,20 @@ def test_an_adapter_is_its_formula():
   np.testing.assert_allclose(layer(x.astype(np.float32)), x + y, rtol=1e-3, atol=1e-3)
 
 
+def test_an_adapter_of_tokens_is_its_formula():
+  rng = np.random.default_rng(0)
+  x = rng.normal(1., 2., (2, 5, 8))
+  layer = adapters.TokenAdapter(width=6, experts=2)
+  layer.build(x.shape)
+  value = {v.name: rng.normal(size=v.shape).astype(np.float32) for v in layer.variables}
+  for variable in layer.variables:
+    variable.assign(value[variable.name])
+  y = x @ value['down'][1] + value['down_bias'][1]
+  y = y * (1 + scipy.special.erf(y / 2 ** 0.5)) / 2
+  y = y @ value['up'][1] + value['up_bias'][1]
+  np.testing.assert_allclose(layer(x.astype(np.float32), expert=1), x + y, rtol=1e-4, atol=1e-4)
+
+
 def test_adapters_of_the_default_width_add_less_than_6_percent_to_r50x1():
   with keras.StatelessScope():  # shapes without values
     network = backbones.build('r50x1', adapters.AdapterConfig())
@@ -64,14 +83,17 @@ def test_adapters_of_the_default_width_add_less_than_6_percent_to_r50x1():
   assert added <= 0.06 * (sum(size.values()) - added)
 
 
-def test_adapters_stand_before_the_units_of_the_chosen_stages_only():
-  network = backbones.build(TINY, adapters.AdapterConfig(4, stages=(1,)))
+@pytest.mark.parametrize('tiny, wanted', [
+    (TINY, {'stage2_unit01', 'stage2_unit02'}), (TINY_VIT, {'block02'})], ids=['resnet', 'vit'])
+def test_adapters_stand_in_the_units_of_the_chosen_stages_only(tiny, wanted):
+  network = backbones.build(tiny, adapters.AdapterConfig(4, stages=(1,)))
   adapted = {path.split('/')[1] for path in weights.of(network) if adapters.is_adapter(path)}
-  assert adapted == {'stage2_unit01', 'stage2_unit02'}
+  assert adapted == wanted
 
 
-def test_training_moves_the_adapters_and_the_head_and_nothing_else():
-  network = backbones.build(TINY, adapters.AdapterConfig(4))
+@FAMILIES
+def test_training_moves_the_adapters_and_the_head_and_nothing_else(tiny):
+  network = backbones.build(tiny, adapters.AdapterConfig(4))
   adapters.freeze_all_but_adapters(network)
   assert [v.path for v in network.trainable_variables] == [
       v.path for v in network.variables if adapters.is_adapter(v.path)]
@@ -85,10 +107,11 @@ def test_training_moves_the_adapters_and_the_head_and_nothing_else():
     assert np.array_equal(value, before[path]) != may_move, path
 
 
-def test_packed_experts_each_compute_what_they_did_alone():
-  single = backbones.build(TINY, adapters.AdapterConfig(4))
+@FAMILIES
+def test_packed_experts_each_compute_what_they_did_alone(tiny):
+  single = backbones.build(tiny, adapters.AdapterConfig(4))
   experts = [with_random_adapters(weights.of(single), seed) for seed in range(3)]
-  packed = backbones.build(TINY, adapters.AdapterConfig(4, experts=3))
+  packed = backbones.build(tiny, adapters.AdapterConfig(4, experts=3))
   weights.set_to(packed, adapters.pack(experts))
   images, seen = images_of(2), []
   for i, expert in enumerate(experts):
@@ -100,9 +123,23 @@ def test_packed_experts_each_compute_what_they_did_alone():
   assert np.abs(seen[0] - seen[1]).max() > 0.01
 
 
-def test_a_gradient_reaches_the_rows_of_the_chosen_expert_only():
+@FAMILIES
+def test_the_trunk_is_what_experts_share_and_the_branch_is_the_rest(tiny):
+  network = backbones.build(tiny, adapters.AdapterConfig(4, stages=(1,), experts=2))
+  weights.set_to(network, with_random_adapters(weights.of(network), 0))
+  images = images_of(2)
+  shared = network.trunk(images)
+  wanted = [np.asarray(network(images, expert=expert)) for expert in (0, 1)]
+  for variable in network.stem.variables + network.units[0].variables:
+    variable.assign(variable * 0)
+  for expert in (0, 1):
+    np.testing.assert_array_equal(network.branch(shared, expert), wanted[expert])
+
+
+@FAMILIES
+def test_a_gradient_reaches_the_rows_of_the_chosen_expert_only(tiny):
   import tensorflow as tf
-  network = backbones.build(TINY, adapters.AdapterConfig(4, experts=3))
+  network = backbones.build(tiny, adapters.AdapterConfig(4, experts=3))
   weights.set_to(network, with_random_adapters(weights.of(network), 0))
   variables = [v.value for v in network.variables if adapters.is_adapter(v.path)]
   with tf.GradientTape() as tape:

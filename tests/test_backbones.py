@@ -1,4 +1,4 @@
-"""Backbones are BiT's networks: sizes, arithmetic, any image size, and their descriptions."""
+"""Backbones: BiT's sizes and arithmetic; of all families any image size, and descriptions."""
 
 import dataclasses
 import functools
@@ -11,10 +11,12 @@ import pytest
 from zoo import adapters
 from zoo import backbones
 from zoo import layers
+from zoo import vit
 from zoo import weights
 
 TINY_BIT = backbones.Architecture((1, 1), 8, 'bottleneck', 4, image_size=16)
 TINY_SMALL = backbones.Architecture((1, 1), 8, 'basic', 4, 'small', 2, 16)
+TINY_VIT = vit.Architecture(4, 8, 2, 2, 16, 16)
 
 
 def images_of(*shape, seed=0):
@@ -52,7 +54,7 @@ def test_published_presets_have_the_published_number_of_parameters(name):
 def test_a_preset_is_known_by_its_layers_at_any_image_size(name):
   preset = backbones.preset(name)
   assert backbones.name_of(dataclasses.replace(preset, image_size=48)) == name
-  assert backbones.name_of(dataclasses.replace(preset, depths=(*preset.depths, 1))) is None
+  assert backbones.name_of(dataclasses.replace(preset, width=5 * preset.width)) is None
 
 
 def test_group_norm_is_that_of_keras():
@@ -100,7 +102,8 @@ def test_standardized_convolution_is_the_formula_with_even_padding(size, strides
   np.testing.assert_allclose(layer(x), ours, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('architecture', [TINY_BIT, TINY_SMALL], ids=['bit', 'small'])
+@pytest.mark.parametrize('architecture', [TINY_BIT, TINY_SMALL, TINY_VIT],
+                         ids=['bit', 'small', 'vit'])
 @pytest.mark.parametrize('height, width', [(1, 1), (1, 5), (2, 2), (33, 20)])
 def test_images_of_any_size_give_finite_embeddings(architecture, height, width):
   network = backbones.build(architecture)
@@ -125,7 +128,16 @@ def test_the_seed_alone_chooses_the_initial_weights():
 @pytest.mark.parametrize('name', backbones.PRESETS)
 def test_an_architecture_survives_json(name):
   architecture = backbones.preset(name)
-  assert backbones.Architecture(**json.loads(json.dumps(architecture.to_dict()))) == architecture
+  assert backbones.architecture_of(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+def test_a_description_without_a_family_is_of_a_resnet_and_an_unknown_family_is_named():
+  # The embedded zoo is described so.
+  assert backbones.architecture_of({'depths': [1, 1], 'width': 32}) == backbones.Architecture(
+      (1, 1), 32)
+  assert 'family' not in TINY_BIT.to_dict()
+  with pytest.raises(ValueError, match=r"family 'MLP-Mixer' are not known .* update it"):
+    backbones.architecture_of({**TINY_VIT.to_dict(), 'family': 'MLP-Mixer'})
 
 
 def test_an_unknown_preset_is_an_error_that_names_those_there_are():
@@ -133,19 +145,25 @@ def test_an_unknown_preset_is_an_error_that_names_those_there_are():
     backbones.build('r51x1')
 
 
-@pytest.mark.parametrize('wrong, said', [
-    ({'block': 'dense'}, "block is 'dense'"), ({'stem': None}, 'stem is None'),
-    ({'stem_stride': 3}, 'stem_stride is 3'), ({'depths': ()}, r'depths is \(\)'),
-    ({'depths': (2, 0)}, 'depths is'), ({'width': 10}, 'width 10 .* groups 4')])
-def test_an_impossible_architecture_is_an_error_that_names_the_field(wrong, said):
+@pytest.mark.parametrize('tiny, wrong, said', [
+    (TINY_BIT, {'block': 'dense'}, "block is 'dense'"), (TINY_BIT, {'stem': None}, 'stem is None'),
+    (TINY_BIT, {'stem_stride': 3}, 'stem_stride is 3'),
+    (TINY_BIT, {'depths': ()}, r'depths is \(\)'), (TINY_BIT, {'depths': (2, 0)}, 'depths is'),
+    (TINY_BIT, {'width': 10}, 'width 10 .* groups 4'),
+    (TINY_VIT, {'width': 9}, 'width 9 is not a multiple of heads 2'),
+    (TINY_VIT, {'patch': 0}, 'patch is 0; it must be 1 or more'),
+    (TINY_VIT, {'pooling': 'max'}, "pooling is 'max'"),
+    (TINY_VIT, {'family': 'ResNet'}, "family is 'ResNet'")])
+def test_an_impossible_architecture_is_an_error_that_names_the_field(tiny, wrong, said):
   with pytest.raises(ValueError, match=said):
-    dataclasses.replace(TINY_BIT, **wrong)
+    dataclasses.replace(tiny, **wrong)
 
 
-def test_bfloat16_embeddings_are_close_and_leave_the_global_precision_alone():
+@pytest.mark.parametrize('preset', ['r8w16', 'vit32_d6w64'])
+def test_bfloat16_embeddings_are_close_and_leave_the_global_precision_alone(preset):
   images = images_of(4, 32, 32, 3)
-  exact = backbones.build('r8w16', seed=3)
-  rounded = backbones.build('r8w16', precision='mixed_bfloat16', seed=3)
+  exact = backbones.build(preset, seed=3)
+  rounded = backbones.build(preset, precision='mixed_bfloat16', seed=3)
   assert keras.config.dtype_policy().name == 'float32'
   assert {v.dtype for v in rounded.variables} == {'float32'}
   one, other = np.asarray(exact(images)), np.asarray(rounded(images))
@@ -154,13 +172,14 @@ def test_bfloat16_embeddings_are_close_and_leave_the_global_precision_alone():
   assert 0 < error < 0.02  # 0 would mean that nothing was computed in bfloat16
 
 
-def test_a_backbone_rebuilt_from_its_config_takes_the_weights_of_the_first():
+@pytest.mark.parametrize('tiny', [TINY_BIT, TINY_VIT], ids=['bit', 'vit'])
+def test_a_backbone_rebuilt_from_its_config_takes_the_weights_of_the_first(tiny):
   config = adapters.AdapterConfig(4, stages=(1,), experts=2)
-  network = backbones.build(TINY_BIT, config)
+  network = backbones.build(tiny, config)
   for _ in range(2):  # a second one in the same process must get the same variable paths too
     read = json.loads(json.dumps(network.get_config()))
-    again = backbones.Backbone.from_config(read)
-    assert (again.architecture, again.adapters) == (TINY_BIT, config)
+    again = type(network).from_config(read)
+    assert (again.architecture, again.adapters) == (tiny, config)
     images = images_of(2, 16, 16, 3)
     again(images)
     weights.set_to(again, weights.of(network))

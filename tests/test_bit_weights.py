@@ -10,6 +10,7 @@ import pytest
 from zoo import adapters
 from zoo import backbones
 from zoo import bit_weights
+from zoo import vit
 from zoo import weights
 
 TINY = backbones.Architecture((1, 1), 32, image_size=32)  # 32 groups, as BiT has
@@ -242,7 +243,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize('architecture, said', [
     (backbones.Architecture((1,), 32, stem='small'), 'small stem'),
     (backbones.Architecture((1,), 32, block='basic'), 'basic units'),
-    (backbones.Architecture((1,), 32, groups=16), '16 groups')])
+    (backbones.Architecture((1,), 32, groups=16), '16 groups'),
+    (vit.Architecture(4, 32, 1, 2, 32, 8), 'need a ResNet; this is a ViT.')])
 def test_a_backbone_that_is_not_a_bit_is_refused(tmp_path, architecture, said):
   network = backbones.build(architecture)
   assert said in refused(network, saved(tmp_path, random_arrays((1,))))

@@ -1,4 +1,4 @@
-"""The upstream line: a baseline, its experts, and the modules made of them."""
+"""The upstream line of every family: a baseline, its experts, the modules made of them, a task."""
 
 import json
 import os
@@ -10,11 +10,15 @@ import scipy.special
 from export import hub
 from export import publish
 from export import saved_model
+from finetune import main
+from selection import rank_main
+from zoo import backbones
 from zoo import domains
 from zoo import experts
 from zoo import pretrain
 from zoo import tasks
 from zoo import training
+from zoo import vit
 from zoo import weights
 
 TREE = {'synsets': {
@@ -25,15 +29,21 @@ TREE = {'synsets': {
        for i in range(10)}}}
 
 
-@pytest.fixture(scope='module')
-def upstream(tmp_path_factory):
+# Three stages and 64 features, as r8w16 has.
+TINY_VIT = vit.Architecture(8, 64, 3, 2, 64, 32, 'mean', qk_norm=True)
+
+
+@pytest.fixture(scope='module', params=['r8w16', 'tiny_vit'])
+def upstream(request, tmp_path_factory):
   """A folder with tree.json and a baseline of digits, trained for moments."""
   from zoo import cli
   folder = tmp_path_factory.mktemp('upstream')
   (folder / 'tree.json').write_text(json.dumps(TREE))
-  code = cli.run(pretrain.main, pretrain.FLAGS, [
-      '--task=digits', '--preset=r8w16', '--steps=40', '--warmup=5', '--batch=32',
-      '--noflip', '--precision=float32', f'--work_dir={folder}/baseline'])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(backbones.PRESETS, 'tiny_vit', TINY_VIT)
+    code = cli.run(pretrain.main, pretrain.FLAGS, [
+        '--task=digits', f'--preset={request.param}', '--steps=40', '--warmup=5', '--batch=32',
+        '--noflip', '--precision=float32', f'--work_dir={folder}/baseline'])
   assert code == 0
   return folder
 
@@ -109,6 +119,20 @@ def test_publishing_packs_adapter_experts_and_gives_whole_ones_a_module_each(
       stored = variable.numpy()
       np.testing.assert_array_equal(
           stored[i:i + 1] if 'adapter' in variable.path else stored, value)
+
+
+def test_a_task_is_served_by_what_was_published(upstream, console, picture_folder):
+  root, task = f'--hub={upstream}/hub', f'--task=folder:{picture_folder}'
+  code, out, err = console(rank_main, root, task, '--json')
+  assert code == 0, err
+  ranked = [(one['handle'], one['expert']) for one in json.loads(out)['experts']]
+  assert sorted(ranked, key=str) == [('me/base/1', None), ('me/packed/1', 0), ('me/packed/1', 1),
+                                     ('me/whole-high/1', None), ('me/whole-low_number/1', None)]
+  code, out, err = console(
+      main, root, task, '--handle=me/packed#high', '--tune=last:1', '--sweep=fixed', '--steps=20',
+      '--learning_rate=0.03', '--batch=16', f'--work_dir={upstream}/tuned', '--json')
+  assert code == 0, err
+  assert json.loads(out)['test_accuracy'] > 0.4  # of three classes
 
 
 def test_whole_experts_that_are_published_are_skipped(upstream, console):

@@ -1,11 +1,12 @@
 """Residual bottleneck adapters: many experts in one network (arXiv 2009.13239, section 3).
 
-An adapter adds A(x) to the input x of a residual unit, with A = GroupNorm, ReLU, 1x1
-down, GroupNorm, ReLU, 1x1 up. The last convolution starts at zero, so that a network
+An adapter adds A(x) to x. In a ResNet x is the input of a residual unit, and A = GroupNorm,
+ReLU, 1x1 down, GroupNorm, ReLU, 1x1 up. In a Transformer x is what a block's MLP gives, and
+A = down, GELU, up (arXiv 1902.00751). The last step starts at zero, so that a network
 with fresh adapters computes exactly what the baseline does. Only adapters train.
 
 Every weight has a leading axis of E experts: a single expert is E = 1, and packing is
-concatenation. Shapes: B batch, H height, W width, C channels, M adapter width.
+concatenation. Shapes: B batch, H height, W width, T tokens, C channels, M adapter width.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class AdapterConfig:
 
   Attributes:
     width: M, channels of the bottleneck.
-    stages: indices of the stages whose units have one; None for all of them.
+    stages: indices of the stages whose units have one; None for all of them. Each block of a
+      Transformer is a stage.
     experts: E, how many share the network.
   """
   width: int = 32
@@ -62,12 +64,9 @@ class Adapter(keras.layers.Layer):
       return self.add_weight(name=name, shape=(self.experts, *shape), initializer=initializer,
                              autocast=False)
 
-    # He initialisation by hand: with the expert axis in front, Keras would take E for a
-    # part of the receptive field.
-    he = keras.initializers.RandomNormal(stddev=(2 / channels) ** 0.5)
     self.gamma1 = add('gamma1', (channels,), 'ones')
     self.beta1 = add('beta1', (channels,), 'zeros')
-    self.down = add('down', (channels, self.width), he)
+    self.down = add('down', (channels, self.width), _he(channels))
     self.gamma2 = add('gamma2', (self.width,), 'ones')
     self.beta2 = add('beta2', (self.width,), 'zeros')
     self.up = add('up', (self.width, channels), 'zeros')
@@ -86,6 +85,43 @@ class Adapter(keras.layers.Layer):
         'width': self.width, 'groups': self.groups, 'experts': self.experts}
 
 
+@keras.saving.register_keras_serializable('zoo')
+class TokenAdapter(keras.layers.Layer):
+  """x + A_e(x) for tokens x [B, T, C] and one expert e for the whole batch."""
+
+  def __init__(self, width, experts=1, **kwargs):
+    super().__init__(autocast=False, **kwargs)
+    self.width = width
+    self.experts = experts
+
+  def build(self, input_shape):
+    channels = input_shape[-1]
+
+    def add(name, shape, initializer='zeros'):
+      return self.add_weight(name=name, shape=(self.experts, *shape), initializer=initializer,
+                             autocast=False)
+
+    self.down = add('down', (channels, self.width), _he(channels))
+    self.down_bias = add('down_bias', (self.width,))
+    self.up = add('up', (self.width, channels))
+    self.up_bias = add('up_bias', (channels,))
+
+  def call(self, x, expert=0):
+    def of(weight):
+      return ops.cast(ops.take(weight, expert, axis=0), x.dtype)
+
+    y = ops.gelu(ops.matmul(x, of(self.down)) + of(self.down_bias), approximate=False)
+    return x + ops.matmul(y, of(self.up)) + of(self.up_bias)
+
+  def get_config(self):
+    return super().get_config() | {'width': self.width, 'experts': self.experts}
+
+
+def _he(channels):
+  """He initialisation by hand: Keras would take the axis of experts for a receptive field."""
+  return keras.initializers.RandomNormal(stddev=(2 / channels) ** 0.5)
+
+
 def is_adapter(path):
   """Whether the variable at this path belongs to an adapter."""
   return any(part.startswith(MARK) for part in path.split('/'))
@@ -95,7 +131,7 @@ def freeze_all_but_adapters(backbone):
   """Makes the adapters of a backbone its only trainable weights."""
   for layer in backbone._flatten_layers(include_self=False):  # pylint: disable=protected-access
     if not layer._layers:  # pylint: disable=protected-access
-      layer.trainable = isinstance(layer, Adapter)
+      layer.trainable = is_adapter(layer.name)
 
 
 def pack(weights):

@@ -11,7 +11,6 @@ import re
 from zoo import adapters
 from zoo import weights
 
-INPUT_RANGE = (-1., 1.)  # of the images that they were trained with; our network makes them
 GROUPS = 32  # of every GroupNorm of BiT; no array tells, so a wrong number would go unseen
 
 # From our variable paths to the names of the files, in this order.
@@ -26,6 +25,7 @@ _RULES = tuple((re.compile(pattern), name) for pattern, name in (
 ))
 # Some files number their layers as Keras did in the process that wrote them.
 _NUMBERED = re.compile(r'(standardized_conv2d|group_norm)_\d+/')
+_PIXELS = 224
 _STEM = 'resnet/root_block/standardized_conv2d/kernel'  # [7, 7, 3, width]
 _UNIT = re.compile(r'resnet/block(\d+)/unit(\d+)/')
 
@@ -36,7 +36,7 @@ def public_name(path):
   'backbone/stage2_unit01/a_norm/gamma' is 'resnet/block2/unit01/a/group_norm/gamma'.
 
   Args:
-    path: of a variable of a bottleneck `zoo.backbones.Backbone`.
+    path: of a variable of a bottleneck `zoo.resnet.ResNet`.
 
   Returns:
     The name, or None for an adapter's variable, which no file has.
@@ -54,7 +54,7 @@ def load(backbone, path):
   The classification head of the file is ignored.
 
   Args:
-    backbone: a built `zoo.backbones.Backbone` with BiT's stem, units and groups.
+    backbone: a built `zoo.resnet.ResNet` with BiT's stem, units and groups.
     path: the .npz file.
 
   Raises:
@@ -64,6 +64,8 @@ def load(backbone, path):
       as it was.
   """
   a = backbone.architecture
+  if a.family is not None:
+    raise ValueError(f'BiT weights need a ResNet; this is a {a.family}.')
   if (a.stem, a.block, a.groups) != ('imagenet', 'bottleneck', GROUPS):
     raise ValueError(
         f'BiT weights need a backbone with the imagenet stem, bottleneck units and {GROUPS} '
@@ -71,29 +73,29 @@ def load(backbone, path):
   _fill(backbone, _arrays(path), path)
 
 
-def architecture(shapes, image_size=224):
+def architecture(shapes, image_size=None):
   """The layers of a published file: 'BiT-M-R101x3.npz' has three times the width of the R101x1.
 
   Args:
     shapes: dict from the names of its arrays, without numbers of layers, to their shapes.
-    image_size: height and width that the network is for, in pixels.
+    image_size: height and width that the network is for, in pixels; None for 224, as trained.
 
   Returns:
-    A `zoo.backbones.Architecture`.
+    A `zoo.resnet.Architecture`.
 
   Raises:
     ValueError: these are not the arrays of such a file.
   """
-  from zoo import backbones
+  from zoo import resnet
   stem = shapes.get(_STEM, ())
   units = {tuple(map(int, match.groups())) for match in map(_UNIT.match, shapes) if match}
   if len(stem) != 4 or stem[:3] != (7, 7, 3) or not units:
     raise ValueError(f'it has no {_STEM} of shape [7, 7, 3, width] and units behind it')
   depths = collections.Counter(block for block, _ in sorted(units)).values()
-  return backbones.Architecture(depths, stem[3], image_size=image_size)
+  return resnet.Architecture(depths, stem[3], image_size=image_size or _PIXELS)
 
 
-def network(path, image_size=224):
+def network(path, image_size=None):
   """The backbone of a published BiT file, as deep and as wide as the file has it.
 
   Args:
@@ -101,7 +103,7 @@ def network(path, image_size=224):
     image_size: as of `architecture`.
 
   Returns:
-    A `zoo.backbones.Backbone` without adapters.
+    A `zoo.resnet.ResNet` without adapters.
 
   Raises:
     FileNotFoundError: the file is not there.
@@ -125,23 +127,5 @@ def _arrays(path):
 
 def _fill(backbone, found, path):
   """Gives a backbone the arrays of a file; raises as `load`."""
-  shapes = {v.path: tuple(v.shape) for v in backbone.variables if public_name(v.path)}
-  names = {public_name(own): own for own in shapes}
-
-  missing = [name for name in names if name not in found]
-  if missing:
-    raise ValueError(f'{path} lacks {_few(missing)} of the {len(names)} arrays of this network.')
-  # Without this, the weights of a deeper network would load in part, without a word.
-  rest = [name for name in found if name.startswith('resnet/')
-          and not name.startswith('resnet/head/') and name not in names]
-  if rest:
-    raise ValueError(f'{path} is of a deeper network than this one: it also has {_few(rest)}.')
-  for name, own in names.items():
-    if found[name].shape != shapes[own]:
-      raise ValueError(f'{path}: {name} has shape {found[name].shape}; {shapes[own]} is needed.')
-  weights.set_to(backbone, {own: found[name] for name, own in names.items()}, partly=True)
-
-
-def _few(names):
-  """The first names and, if there are more, how many there are in all."""
-  return ', '.join(names[:3]) + (f', ... ({len(names)})' if len(names) > 3 else '')
+  weights.take(backbone, path, found, public_name,
+               lambda name: name.startswith('resnet/') and not name.startswith('resnet/head/'))

@@ -60,7 +60,7 @@ def train(baseline_dir, baseline, found, work_dir, data_dir=None, command=()):
       return atomic.read_json(done)
     data = pretrain.upstream_task(baseline, data_dir)
     start = time.monotonic()
-    backbone = backbones.build(backbones.Architecture(**baseline['architecture']))
+    backbone = backbones.build(backbones.architecture_of(baseline['architecture']))
     values = weights.load(os.path.join(baseline_dir, pretrain.WEIGHTS))
     weights.set_to(backbone, values)
     embed = tf.function(backbone)

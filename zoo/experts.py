@@ -145,7 +145,7 @@ def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapte
             if kind == 'adapter' else None)
   with devices.scope():
     backbone = backbones.build(
-        backbones.Architecture(**baseline['architecture']), config, precision, recipe.seed)
+        backbones.architecture_of(baseline['architecture']), config, precision, recipe.seed)
     model = classifier.Classifier(backbone, len(columns), recipe.loss)
     weights.set_to(model, values, partly=config is not None)
     if config is not None:

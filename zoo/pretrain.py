@@ -54,6 +54,7 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
   precision = precisions.best() if precision == 'auto' else precision
   architecture = backbones.preset(preset)
   image_size = image_size or architecture.image_size
+  architecture = dataclasses.replace(architecture, image_size=image_size)
   data = tasks.load(task, data_dir, label)
   data.check_one_label('but a baseline learns one: name another task or --label.')
   settings = {

@@ -42,6 +42,42 @@ def set_to(model, values, partly=False):
       variable.assign(value)
 
 
+def take(model, path, found, name_of, is_part):
+  """Gives a model the weights of a file that names them otherwise.
+
+  Args:
+    model: a built Keras model.
+    path: of the file, for messages.
+    found: its content, a dict from name to array. What is neither named nor a part is ignored.
+    name_of: function from the path of a variable to its name in the file; None for a variable
+      that no file has, which stays as it is.
+    is_part: function of a name: whether an array of this name is part of such a model, which
+      therefore must have it.
+
+  Raises:
+    ValueError: arrays are missing, are more than the model has variables, or have other shapes.
+      The model is then as it was.
+  """
+  shapes = {v.path: tuple(v.shape) for v in model.variables if name_of(v.path)}
+  names = {name_of(own): own for own in shapes}
+  missing = [name for name in names if name not in found]
+  if missing:
+    raise ValueError(f'{path} lacks {_few(missing)} of the {len(names)} arrays of this network.')
+  # Without this, the weights of a deeper network would load in part, without a word.
+  rest = [name for name in found if is_part(name) and name not in names]
+  if rest:
+    raise ValueError(f'{path} is of a deeper network than this one: it also has {_few(rest)}.')
+  for name, own in names.items():
+    if found[name].shape != shapes[own]:
+      raise ValueError(f'{path}: {name} has shape {found[name].shape}; {shapes[own]} is needed.')
+  set_to(model, {own: found[name] for name, own in names.items()}, partly=True)
+
+
+def _few(names):
+  """The first names and, if there are more, how many there are in all."""
+  return ', '.join(names[:3]) + (f', ... ({len(names)})' if len(names) > 3 else '')
+
+
 def save(path, values):
   """Writes such a dict as an .npz file, atomically."""
   with atomic.writing(path) as file:
@@ -55,12 +91,21 @@ def load(path):
     FileNotFoundError: it is not there.
     ValueError: it is not an .npz file, or is damaged.
   """
+  return _read(path, dict)
+
+
+def names(path):
+  """The names of the arrays of an .npz file, a list; raises as `load`."""
+  return _read(path, list)
+
+
+def _read(path, read):
   try:
     file = np.load(path, allow_pickle=False)
     if isinstance(file, np.ndarray):
       raise ValueError('it is a single array')
     with file:
-      return dict(file)
+      return read(file)
   # RuntimeError: a damaged header may claim encryption or an unknown compression.
   except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
     raise ValueError(f'{path} is not a whole .npz file ({error}).') from None
