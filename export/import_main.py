@@ -76,7 +76,7 @@ def _put(source, description, root, handle):
       lambda images, training: raw(source.preprocessing(images), training), raw.root,
       raw.variables, raw.trainable_variables, regularization_losses=raw.regularization_losses)
   features = _features(model, source)
-  any_size = source.any_size and _takes_any_size(model, features)
+  any_size = source.any_size and _takes_any_size(model, size, features)
   return publish.put({
       **description, 'architecture': None, 'adapters': None, 'features': features,
       'parameters': int(sum(np.prod(v.shape) for v in raw.variables if v.dtype.is_floating)),
@@ -106,15 +106,20 @@ def _features(model, source):
   return int(shape[1])
 
 
-def _takes_any_size(model, features):
-  """Whether a model can be traced for images of an unknown height and width."""
+def _takes_any_size(model, size, features):
+  """Whether a model can be traced for images of an unknown height and width, and runs on others.
+
+  What flattens its images can be traced, and fails when it is given more pixels.
+  """
   import tensorflow as tf
   images = tf.TensorSpec([None, None, None, 3], tf.float32)
   try:
-    traced = tf.function(model).get_concrete_function(images)
+    traced = tf.function(lambda images: model(images, training=False), [images])
+    outputs = traced(tf.zeros((1, size + 1, 2 * size, 3)))
   except (tf.errors.OpError, ValueError, TypeError):
     return False
-  return traced.structured_outputs.shape.as_list()[1:] == [features]
+  known = traced.get_concrete_function().structured_outputs.shape.as_list()[1:]
+  return known == [features] == outputs.shape.as_list()[1:]
 
 
 FLAGS = cli.new_flags()

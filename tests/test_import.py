@@ -313,6 +313,17 @@ def test_a_keras_file_becomes_a_module_that_computes_the_same_and_trains(tiny):
       'black': [-1] * 3, 'white': [1] * 3, 'channels': 'RGB'}
 
 
+def test_a_network_that_flattens_its_images_takes_those_of_its_size_only(tmp_path):
+  import keras
+  path = str(tmp_path / 'flat.keras')
+  keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]).save(
+      path)
+  module = import_main.import_module(sources.find(path), str(tmp_path / 'hub'), 'me/flat/1')
+  assert metadata.read(module)['imported']['any_size'] is False
+  with open(os.path.join(module, 'README.md')) as file:
+    assert '| images | 16 x 16 only |' in file.read()
+
+
 def test_the_card_says_what_a_module_was_imported_from(tiny):
   path, module = tiny
   with open(os.path.join(module, 'README.md')) as file:
