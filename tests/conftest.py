@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import os
 import pathlib
+import sys
 import threading
 
 import numpy as np
@@ -143,7 +144,12 @@ def answering(answer):
     def log_message(self, *_):
       pass
 
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as listening:
+  class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+      if not isinstance(sys.exception(), ConnectionError):  # clients may go when they like
+        super().handle_error(request, client_address)
+
+  with Server(('127.0.0.1', 0), Handler) as listening:
     thread = threading.Thread(target=listening.serve_forever)
     thread.start()
     yield f'http://127.0.0.1:{listening.server_port}'

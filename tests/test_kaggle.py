@@ -34,6 +34,8 @@ def kaggle(here, monkeypatch):
   """Kaggle at an address on loopback, while the test runs."""
   monkeypatch.setenv('KAGGLE_API_TOKEN', 'mine')
   monkeypatch.setenv('KAGGLE_API_ENVIRONMENT', 'LOCALHOST')
+  # It looks for the module of every frame of the stack, which takes seconds where many are loaded.
+  monkeypatch.setattr('kagglehub.clients.get_user_agent', lambda: 'kagglehub')
   stand_in = Kaggle()
   with answering(stand_in.answer) as stand_in.url:
     _point(monkeypatch, stand_in.url)

@@ -33,7 +33,15 @@ TREE = {'synsets': {
 TINY_VIT = vit.Architecture(8, 64, 3, 2, 64, 32, 'mean', qk_norm=True)
 
 
-@pytest.fixture(scope='module', params=['r8w16', 'tiny_vit'])
+def of(*presets):
+  """Marks a test of the upstream line of these networks."""
+  return pytest.mark.parametrize('upstream', presets, indirect=True, scope='module')
+
+
+every_family, any_network = of('r8w16', 'tiny_vit'), of('r8w16')
+
+
+@pytest.fixture(scope='module')
 def upstream(request, tmp_path_factory):
   """A folder with tree.json and a baseline of digits, trained for moments."""
   from zoo import cli
@@ -54,6 +62,7 @@ def _experts(upstream, kind, *more):
           '--warmup=2', f'--kind={kind}', '--adapter_width=8', '--precision=float32', *more)
 
 
+@every_family
 def test_a_baseline_leaves_weights_log_and_scores(upstream):
   result = experts.read_result(upstream / 'baseline')
   assert result['scores']['top1'] > 0.15  # ten classes
@@ -65,6 +74,7 @@ def test_a_baseline_leaves_weights_log_and_scores(upstream):
   assert os.listdir(upstream / 'baseline' / 'tensorboard')
 
 
+@any_network
 def test_the_slices_can_be_seen_before_anything_is_trained(upstream, console):
   code, out, _ = console(experts, *_experts(upstream, 'whole', '--list'))
   assert code == 0
@@ -72,6 +82,7 @@ def test_the_slices_can_be_seen_before_anything_is_trained(upstream, console):
   assert not (upstream / 'whole').exists()
 
 
+@every_family
 @pytest.mark.parametrize('kind', ['whole', 'adapter'])
 def test_experts_start_from_the_baseline_and_done_ones_are_skipped(
     upstream, kind, console, monkeypatch):
@@ -94,6 +105,7 @@ def test_experts_start_from_the_baseline_and_done_ones_are_skipped(
   assert console(experts, *_experts(upstream, kind))[:2] == (0, out)
 
 
+@every_family
 def test_publishing_packs_adapter_experts_and_gives_whole_ones_a_module_each(
     upstream, console):
   root = str(upstream / 'hub')
@@ -121,6 +133,7 @@ def test_publishing_packs_adapter_experts_and_gives_whole_ones_a_module_each(
           stored[i:i + 1] if 'adapter' in variable.path else stored, value)
 
 
+@every_family
 def test_a_task_is_served_by_what_was_published(upstream, console, picture_folder):
   root, task = f'--hub={upstream}/hub', f'--task=folder:{picture_folder}'
   code, out, err = console(rank_main, root, task, '--json')
@@ -135,6 +148,7 @@ def test_a_task_is_served_by_what_was_published(upstream, console, picture_folde
   assert json.loads(out)['test_accuracy'] > 0.4  # of three classes
 
 
+@any_network
 def test_whole_experts_that_are_published_are_skipped(upstream, console):
   root = str(upstream / 'hub2')
   flags = (f'--hub={root}', '--publisher=me', f'--work_dir={upstream}/whole', '--name=whole')
@@ -142,6 +156,7 @@ def test_whole_experts_that_are_published_are_skipped(upstream, console):
   assert json.loads(console(publish, *flags)[1]) == []
 
 
+@any_network
 def test_the_head_that_predicts_slices_is_trained_once_on_the_frozen_baseline(
     upstream, console, monkeypatch):
   flags = _experts(upstream, 'domains')
@@ -161,12 +176,14 @@ def test_the_head_that_predicts_slices_is_trained_once_on_the_frozen_baseline(
   assert 'there is one slice only' in err
 
 
+@any_network
 def test_a_folder_of_experts_is_not_taken_for_what_predicts_slices(upstream, console):
   code, _, err = console(experts, *_experts(upstream, 'whole', '--kind=domains'))
   assert code == 1
   assert 'holds experts: name another folder for --kind=domains' in err
 
 
+@any_network
 def test_predictors_are_published_beside_their_baseline_and_tell_slices_apart(upstream, console):
   root = str(upstream / 'hub3')
   for arguments in (
@@ -192,6 +209,7 @@ def test_predictors_are_published_beside_their_baseline_and_tell_slices_apart(up
   assert np.mean((said[:, 0] > said[:, 1]) == (data.labels[:200] < 5)) > 0.7
 
 
+@any_network
 def test_only_a_baseline_has_labels_to_predict(upstream, console):
   code, _, err = console(publish, f'--work_dir={upstream}/whole', '--hub=hub', '--publisher=me',
                          '--name=labels', '--predictor')
@@ -199,6 +217,7 @@ def test_only_a_baseline_has_labels_to_predict(upstream, console):
   assert 'is not the folder of a finished baseline' in err
 
 
+@any_network
 @pytest.mark.parametrize(('flags', 'complaint'), [
     (['--slices=middle'], "no slice 'middle'; there are low_number, high"),
     (['--min_examples=100000'], 'use a lower --min_examples'),
@@ -212,6 +231,7 @@ def test_bad_input_is_one_line(upstream, console, flags, complaint):
   assert err.count('\n') == 1
 
 
+@any_network
 def test_a_tree_is_asked_for_once(upstream, console):
   code, _, err = console(experts, *_experts(upstream, 'whole', '--coarse_label=label'))
   assert code == 2
