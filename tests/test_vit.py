@@ -69,7 +69,7 @@ def attend(x, arrays, scope, qk_norm):
 
 def mlp(x, arrays, scope):
   x = x @ arrays[f'{scope}/Dense_0/kernel'] + arrays[f'{scope}/Dense_0/bias']
-  x = x * (1 + scipy.special.erf(x / 2 ** 0.5)) / 2
+  x = x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x ** 3))) / 2
   return x @ arrays[f'{scope}/Dense_1/kernel'] + arrays[f'{scope}/Dense_1/bias']
 
 

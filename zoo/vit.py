@@ -1,8 +1,9 @@
 """Vision Transformers (arXiv 2010.11929) in Keras 3, with `keras.ops` only.
 
-Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)), with exact GELU. The options
-are ViT-22B's (arXiv 2302.05442). An image of any size will do: what is missing of its last
-patches is filled with grey, half of it on each side, and position embeddings are resized.
+Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)). GELU is the form by tanh,
+Flax' default, with which the published networks were trained. The options are ViT-22B's
+(arXiv 2302.05442). An image of any size will do: what is missing of its last patches is filled
+with grey, half of it on each side, and position embeddings are resized.
 
 Shapes: B batch, H height, W width, P pixels of a patch's side, G patches of an image's side,
 T tokens, C channels, N heads, D channels of a head.
@@ -185,14 +186,14 @@ class Mlp(keras.layers.Layer):
 
   def __init__(self, hidden, width, **kwargs):
     super().__init__(**kwargs)
-    self.dense0 = keras.layers.Dense(hidden, activation='gelu', name='dense0')  # the exact one
+    self.dense0 = keras.layers.Dense(hidden, name='dense0')
     self.dense1 = keras.layers.Dense(width, name='dense1')
 
   def build(self, input_shape):
     """As in `Attention`."""
 
   def call(self, x):
-    return self.dense1(self.dense0(x))
+    return self.dense1(ops.gelu(self.dense0(x), approximate=True))
 
 
 class Block(keras.layers.Layer):

@@ -3,7 +3,7 @@
 The files are the .npz of https://storage.googleapis.com/vit_models and, in its folder augreg,
 of every size, patch and training. Kernels have the same axes there as here, and our network
 scales images to [-1, 1] itself. Position embeddings are resized to the images that the network
-is for. The code that trained them approximates GELU by tanh, as others who use them do not.
+is for.
 """
 
 import math
