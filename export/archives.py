@@ -77,6 +77,12 @@ def files(path):
   return sorted(found, key=lambda pair: pair[0].split('/'))
 
 
+def state(path):
+  """What `files` finds, as a list that is another one once a file has changed; raises as it."""
+  return [(name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_mode)
+          for name, status in files(path)]
+
+
 def pack(path, target):
   """Makes the archive of a module; equal files and names give equal bytes (see `FORMAT`).
 

@@ -45,8 +45,7 @@ class Catalogue:
     for handle in hub.handles(self.root, links=False):
       path, files = os.path.join(self.root, handle), None
       try:
-        files = [(name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_mode)
-                 for name, status in archives.files(path)]
+        files = archives.state(path)
         before, one = self._kept.get(handle, (None, None))
         if files != before:
           one = catalogue.entry(hub.Module(handle, path, metadata.read(path)),

@@ -91,7 +91,7 @@ class _Shelf:
     """The `_Known` of a module if its files are still those, else None."""
     known, path = self._known.get(handle), self.path(handle)
     try:
-      return known if known and known.files == _files(path) else None
+      return known if known and known.files == archives.state(path) else None
     except (ValueError, OSError):
       return None
 
@@ -99,7 +99,7 @@ class _Shelf:
     """Reads a module: its `_Known`, which `now` gives from here on."""
     path, files = self.path(handle), None
     try:
-      files = _files(path)
+      files = archives.state(path)
       description = metadata.read(path)
       hub.check(hub.Module(handle, path, description), trust=True)  # to load it is the client's
       json.dumps(description, allow_nan=False)
@@ -130,12 +130,6 @@ class _Shelf:
 
   def archive_path(self, known):
     return os.path.join(self.cache, f'{known.etag}.tar.gz')
-
-
-def _files(path):
-  """`archives.files` as what changes when they do."""
-  return [(name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_mode)
-          for name, status in archives.files(path)]
 
 
 def _rest(path, files):
