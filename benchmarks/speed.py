@@ -8,6 +8,7 @@ machine's speed hits all alike: the ratios count, not the single rates. Prints o
 """
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -31,6 +32,30 @@ def measure(preset, image_size, batch, steps, rounds):
     A dict of images_per_second by contender, and of ratios, the medians of the ratios round by
     round: embed_over_forward, and finetune over each of the others.
   """
+  from export import metadata
+  contenders = _contenders(preset, image_size, batch, steps)
+  for _ in range(2):  # compiles, and finds its pace
+    for run in contenders.values():
+      run()
+  seconds = _seconds(contenders, rounds)
+
+  def ratio(one, other):
+    return statistics.median(b / a for a, b in zip(seconds[one], seconds[other], strict=True))
+
+  return {
+      'preset': preset, 'image_size': image_size, 'batch': batch, 'rounds': rounds,
+      'images_per_second': {name: round(batch * steps / statistics.median(taken), 1)
+                            for name, taken in seconds.items()},
+      'embed_over_forward': round(ratio('embed', 'forward'), 3),
+      **{f'finetune_over_{name}': round(ratio('finetune', name), 3)
+         for name in contenders if 'fit' in name},
+      'foreign_over_hub_fit': round(ratio('finetune_foreign', 'hub_fit'), 3),
+      'bfloat16_over_float32': round(ratio('finetune_bfloat16', 'finetune'), 3),
+      'versions': metadata.versions()}
+
+
+def _contenders(preset, image_size, batch, steps):
+  """What is measured, as functions by name; each takes batch * steps images."""
   import keras
   import numpy as np
   import tensorflow as tf
@@ -74,7 +99,6 @@ def measure(preset, image_size, batch, steps, rounds):
     return ours(tuned.Tuned(backbones.build(preset, precision=precision), features, 10))
 
   bare = tf.function(backbone)
-
   own = embedder.batch_size(image_size)
 
   def forward():
@@ -87,7 +111,7 @@ def measure(preset, image_size, batch, steps, rounds):
   legacy.compile(tf_keras.optimizers.SGD(1e-3, momentum=0.9),
                  tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
-  contenders = {
+  return {
       'forward': forward,
       'embed': lambda: embed(images, np.arange(len(images))),
       'keras_fit': lambda: plain.fit(scaled, labels, batch_size=batch, verbose=0),
@@ -95,29 +119,17 @@ def measure(preset, image_size, batch, steps, rounds):
       'finetune': native('float32'),
       'finetune_foreign': ours(foreign),
       'finetune_bfloat16': native('mixed_bfloat16')}
-  for _ in range(2):  # compiles, and finds its pace
-    for run in contenders.values():
-      run()
+
+
+def _seconds(contenders, rounds):
+  """The seconds of each contender in each round, in which all run in turn."""
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, run in contenders.items():
       start = time.perf_counter()
       run()
       seconds[name].append(time.perf_counter() - start)
-
-  def ratio(one, other):
-    return float(np.median(np.divide(seconds[other], seconds[one])))
-
-  return {
-      'preset': preset, 'image_size': image_size, 'batch': batch, 'rounds': rounds,
-      'images_per_second': {name: round(len(images) / float(np.median(taken)), 1)
-                            for name, taken in seconds.items()},
-      'embed_over_forward': round(ratio('embed', 'forward'), 3),
-      **{f'finetune_over_{name}': round(ratio('finetune', name), 3)
-         for name in contenders if 'fit' in name},
-      'foreign_over_hub_fit': round(ratio('finetune_foreign', 'hub_fit'), 3),
-      'bfloat16_over_float32': round(ratio('finetune_bfloat16', 'finetune'), 3),
-      'versions': metadata.versions()}
+  return seconds
 
 
 FLAGS = cli.new_flags()

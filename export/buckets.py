@@ -24,11 +24,6 @@ _LOGINS = {
           '(FSSPEC_S3_ANON=true for a public bucket)'}
 
 
-def address(root, handle):
-  """The URL of publisher/name/version, or of publisher/name, in the hub at a URL."""
-  return f'{root.rstrip("/")}/{handle}'
-
-
 def fixed(url):
   """Whether a URL names one version; a version never changes."""
   return posixpath.basename(url.rstrip('/')).isdigit()

@@ -18,7 +18,7 @@ from export import kept
 from zoo import caches
 
 EMBEDDINGS, ARCHIVES, MODULES = 'embeddings', 'archives', 'modules'
-_SUFFIX = {EMBEDDINGS: '.zoo-embeddings', ARCHIVES: '.tar.gz'}
+SUFFIX = {EMBEDDINGS: '.zoo-embeddings', ARCHIVES: '.tar.gz'}  # of the files in their folders
 # In the folder itself by URL, as TensorFlow Hub's client names them; in contents/ by content. What
 # has come of one whose transfer broke off is its part.
 _FETCHED = re.compile(r'([0-9a-f]{40}|contents/[0-9a-f]{64})(\.part)?')
@@ -65,7 +65,7 @@ def _files(cache):
   found = []
   for above, _, names in os.walk(folder(cache)):
     for name in names:
-      if name.endswith(_SUFFIX[cache]) and not name.startswith('.'):
+      if name.endswith(SUFFIX[cache]) and not name.startswith('.'):
         with contextlib.suppress(FileNotFoundError):  # others collect, too
           status = os.lstat(os.path.join(above, name))
           found.append(Entry(os.path.join(above, name), status.st_size, status.st_mtime))

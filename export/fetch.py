@@ -60,11 +60,6 @@ def fetch(url, limits=kept.LIMITS):
   return folder
 
 
-def address(root, handle):
-  """The URL of publisher/name/version, or of publisher/name, on the server at a URL."""
-  return f'{root.rstrip("/")}/{handle}'
-
-
 def listing(root):
   """The modules of a server as its /index.json has them.
 
@@ -78,7 +73,7 @@ def listing(root):
     OSError: as `export.clients.explained`.
     ValueError: there is no such index.
   """
-  url = address(root, 'index.json')
+  url = f'{root.rstrip("/")}/index.json'
   with (clients.explained(root, 'it wants to know who asks'),
         urllib.request.urlopen(url, timeout=TIMEOUT) as answer):
     content = answer.read(_MOST_INDEX)

@@ -84,6 +84,22 @@ def reason(error):
   return cli.last_line(bold.group(1) if bold else error)
 
 
+def features(name, shape):
+  """F of what a network gives, which must be embeddings [N, F].
+
+  Args:
+    name: of the network, for messages.
+    shape: of what it gives.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if len(shape) != 2:
+    raise ValueError(f'{name} gives [{", ".join(map(str, ("N", *shape[1:])))}] where an embedding '
+                     f'is [N, features]{": put pooling behind it" if len(shape) > 2 else ""}.')
+  return int(shape[1])
+
+
 def value_range(said):
   """A range of values as (low, high), two floats.
 

@@ -100,10 +100,7 @@ def _features(model, source):
   except (tf.errors.OpError, ValueError, TypeError) as error:
     raise ValueError(f'{source.name} fails on images of {size} x {size} pixels '
                      f'({foreign.reason(error)}): give the --image_size that it takes.') from None
-  if len(shape) != 2:
-    raise ValueError(f'{source.name} gives {["N", *shape[1:]]} where an embedding is '
-                     '[N, features]: put pooling behind it.')
-  return int(shape[1])
+  return foreign.features(source.name, shape)
 
 
 def _takes_any_size(model, size, features):

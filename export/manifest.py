@@ -5,7 +5,6 @@ which file is damaged. Neither says who made it: that is what a signature is for
 (`export.signing`).
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -14,6 +13,7 @@ from export import archives
 from export import card
 from export import metadata
 from zoo import atomic
+from zoo import digests
 
 FILE = 'SHA256SUMS'
 SIGNATURE = 'model.sig'  # comes later, and covers this file
@@ -40,7 +40,7 @@ def write(path):
     ValueError: as `export.archives.files` does.
   """
   atomic.write_text(os.path.join(path, FILE), ''.join(
-      f'{digest(os.path.join(path, name))}  {name}\n' for name in _names(path)))
+      f'{digests.of_file(os.path.join(path, name))}  {name}\n' for name in _names(path)))
 
 
 def check(path, description):
@@ -75,7 +75,7 @@ def _check_files(path):
       raise ValueError(f'{name!r} is not in {FILE}')
     if name not in there:
       raise ValueError(f'{name!r} is missing')
-    if digest(os.path.join(path, name)) != wanted[name]:
+    if digests.of_file(os.path.join(path, name)) != wanted[name]:
       raise ValueError(f'{name!r} was changed')
 
 
@@ -107,12 +107,6 @@ def parse(content):
       raise ValueError(f'{FILE} is damaged in line {number}')
     found[match[2]] = match[1]
   return found
-
-
-def digest(path):
-  """SHA-256 of a file, as hexadecimal digits."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _names(path):

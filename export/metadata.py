@@ -5,10 +5,11 @@ import os
 
 from export import foreign
 from zoo import atomic
+from zoo import digests
 
 FILE = 'module.json'
 SCHEMA = 1
-KINDS = ('baseline', 'expert', 'packed', 'predictor', 'finetuned', 'foreign')
+KINDS = ('baseline', 'expert', 'packed', 'multitask', 'predictor', 'finetuned', 'foreign')
 PREDICTS = ('slices', 'labels')  # what a predictor gives log-probabilities of
 REQUIRED = ('schema', 'publisher', 'name', 'version', 'kind', 'image_size', 'features',
             'fingerprint')
@@ -24,8 +25,7 @@ def fingerprint(path):
     ValueError: it has no saved_model.pb or no variables.
   """
   if os.path.isfile(path):
-    with open(path, 'rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
+    return digests.of_file(path)
   names = ['saved_model.pb']
   variables = os.path.join(path, 'variables')
   if not os.path.isfile(os.path.join(path, names[0])):

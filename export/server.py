@@ -34,10 +34,10 @@ from starlette import routing
 from starlette.middleware import trustedhost
 
 from export import archives
+from export import caches
 from export import catalogue_pages
 from export import hub
 from export import metadata
-from zoo import caches
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class _Shelf:
     return path
 
   def archive_path(self, known):
-    return os.path.join(self.cache, f'{known.etag}.tar.gz')
+    return os.path.join(self.cache, known.etag + caches.SUFFIX[caches.ARCHIVES])
 
 
 def _rest(path, files):
@@ -197,7 +197,7 @@ def application(root, cache=None):
 
   Args:
     root: folder of the hub. Modules published while the application runs appear.
-    cache: folder where archives are kept; None for `zoo.caches.folder('archives')`.
+    cache: folder where archives are kept; None for this machine's own.
 
   Returns:
     The application. It answers one line of text with each error: 400 for another format than
@@ -209,7 +209,7 @@ def application(root, cache=None):
   """
   if not os.path.isdir(root):
     raise ValueError(f'--root={root} is not a folder.')
-  shelf, once = _Shelf(root, cache or caches.folder('archives')), _Once()
+  shelf, once = _Shelf(root, cache or caches.folder(caches.ARCHIVES)), _Once()
   pages = catalogue_pages.Catalogue(root)
 
   async def module(request):

@@ -5,8 +5,8 @@
   kaggle://           Kaggle Models (`export.kaggle`)
   any other           buckets (`export.buckets`); file:// is a folder
 
-Each place is a module with the same functions: address, fixed, look, taken and upload; those
-that can say what they have, also listing.
+Each place is a module with the same functions: fixed, look, taken and upload; those whose URLs
+are not ROOT/publisher/name/version, also address; those that can say what they have, listing.
 """
 
 import contextlib
@@ -52,7 +52,12 @@ def address(root, handle):
     ValueError: the root is no URL of a hub.
   """
   root = local(root)
-  return _place(root).address(root, handle) if elsewhere(root) else os.path.join(root, handle)
+  if not elsewhere(root):
+    return os.path.join(root, handle)
+  place = _place(root)
+  if hasattr(place, 'address'):
+    return place.address(root, handle)
+  return f'{root.rstrip("/")}/{handle}'
 
 
 def fetch(url, limits=kept.LIMITS):

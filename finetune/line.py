@@ -63,14 +63,8 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
   found, _ = candidates.for_task(task.source, hub, handles, image_size, input_range)
   for one in found:
     tuned.check(one, plan.tune)
-  settings = {
-      'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
-      'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
-  ranges = {c.handle: list(c.input_range) for c in found if c.input_range != foreign.UNIT}
-  if ranges:
-    settings['input_range'] = ranges
   chief = strategies.is_chief(strategy)
-  with work_dirs.opened(work_dir, settings, chief):
+  with work_dirs.opened(work_dir, _settings(task, found, plan, k), chief):
     done = os.path.join(work_dir, RESULT)
     kept = atomic.read_json(done) if os.path.exists(done) else {}
     wanted = [members, kind] if members else None
@@ -99,8 +93,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
 
     best, plain = show.roles(ranked)
     winner = tune(best, 'winner')
-    same = plain is best
-    baseline = winner if same else plain and tune(plain, 'baseline')
+    baseline = winner if plain is best else plain and tune(plain, 'baseline')
     together = None
     if members:
       chosen = [of(entry) for entry in ranked['experts'] if not entry['dropped']][:members]
@@ -110,19 +103,34 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
           done={of(entry).key: os.path.join(work_dir, folder) for entry, folder in (
               (plain, 'baseline'), (best, 'winner')) if entry}) | {'wanted': wanted}
     result = {
-        'task': task.name, 'source': task.source, 'protocol': ranked['protocol'],
-        'winner': _short(winner), 'baseline': baseline and _short(baseline),
-        'ensemble': together, 'ranking': ranked, 'module': (together or winner)['module'],
-        'report': os.path.join(work_dir, REPORT),
-        'seconds': {
-            'rank': ranked['seconds'], 'winner': winner['seconds'],
-            'baseline': 0 if same or not baseline else baseline['seconds'],
-            'ensemble': together['seconds'] if together else 0},
-        'versions': metadata.versions(), 'command': list(command)}
+        'task': task.name, 'source': task.source, **_outcome(ranked, winner, baseline, together),
+        'report': os.path.join(work_dir, REPORT), 'versions': metadata.versions(),
+        'command': list(command)}
     if chief:
       report.write(result, task, winner, baseline)
       atomic.write_json(done, result)
     return result
+
+
+def _settings(task, found, plan, k):
+  """What a work_dir is of: the same call goes on in it, another is refused."""
+  settings = {
+      'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
+      'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
+  ranges = {c.handle: list(c.input_range) for c in found if c.input_range != foreign.UNIT}
+  return settings | ({'input_range': ranges} if ranges else {})
+
+
+def _outcome(ranked, winner, baseline, together):
+  """What result.json says of the phases: the ranking, who was fine-tuned, and the ensemble."""
+  return {
+      'protocol': ranked['protocol'], 'winner': _short(winner),
+      'baseline': baseline and _short(baseline), 'ensemble': together, 'ranking': ranked,
+      'module': (together or winner)['module'],
+      'seconds': {
+          'rank': ranked['seconds'], 'winner': winner['seconds'],
+          'baseline': 0 if not baseline or baseline is winner else baseline['seconds'],
+          'ensemble': together['seconds'] if together else 0}}
 
 
 def _keep(path, make):

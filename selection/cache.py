@@ -21,9 +21,9 @@ import zlib
 
 import numpy as np
 
+from export import caches
 from export import foreign
 from zoo import atomic
-from zoo import caches
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ DIGEST = np.dtype('V16')
 MAGIC = b'ZOOROWS1'
 START = struct.Struct('<8sQQ')
 BLOCK = 64  # rows that are read and checked together: few of many cost little
-SUFFIX = '.zoo-embeddings'  # nothing else in the folder is ever touched
+SUFFIX = caches.SUFFIX[caches.EMBEDDINGS]  # nothing else in the folder is ever touched
 
 FEW = 4  # small segments that may serve one request before they are merged
 SMALL = 1 << 24  # bytes; merging larger segments saves nothing
@@ -49,7 +49,7 @@ class _DamagedError(Exception):
 
 def opened(folder=None):
   """The `Cache` at a folder: the default one for None; None, which keeps nothing, for ''."""
-  folder = caches.folder('embeddings') if folder is None else folder
+  folder = caches.folder(caches.EMBEDDINGS) if folder is None else folder
   return Cache(folder) if folder else None
 
 

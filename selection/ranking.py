@@ -259,14 +259,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
   """
   scorers, matchers, selectors = matching.make(proxies, k, distance, method)
   main = selectors[0]
-  if not 0.5 <= confidence < 1:
-    raise ValueError(f'confidence is {confidence}; it must be at least 0.5 and below 1.')
-  if workers and exhaustive is False:
-    raise ValueError('--runner embeds every example with every expert: leave out '
-                     '--noexhaustive.')
-  if workers and not scorers:
-    raise ValueError(f'--proxy={",".join(proxies)} loads no expert and needs no workers: leave '
-                     'out --runner.')
+  _check_asked(confidence, exhaustive, workers, proxies, scorers)
   if isinstance(task, str):
     task = tasks.load(task, data_dir)
   task.check_one_label(UNRANKED)
@@ -287,6 +280,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
   elif not exhaustive and not main.outcomes:
     raise ValueError(f'{main.name} has no outcomes to race on: rank by knn or ridge, '
                      'or say --exhaustive.')
+  confidence = None if exhaustive else confidence
   with contextlib.ExitStack() as stack:
     if cache == '' and not exhaustive:  # one round goes on from what the last one embedded
       cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -296,20 +290,39 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
                   'method': method}
       entries = workers.entries(found, drawn, settings, cache, trust)
     elif scorers:
-      entries = _race(found, source, scorers, drawn.labels, None if exhaustive else confidence)
+      entries = _race(found, source, scorers, drawn.labels, confidence)
     else:
       entries = [Entry(candidate, {}, len(drawn.labels), 0, 0.) for candidate in found]
     if matchers:
       entries = _matched(entries, matchers, chosen, source, main.name, len(drawn.labels))
-  entries.sort(key=lambda e: (
-      e.dropped is not None, main.name not in e.scores, -e.examples,
-      -e.scores[main.name].value if main.name in e.scores else 0.,
-      e.candidate.kind != 'baseline'))
-  if entries[0].dropped:
-    raise ValueError(f'no module could be used; the first failed so: {entries[0].dropped}')
-  return Ranking(task.name, task.source, hub, len(drawn.labels), entries, left_out,
-                 tuple(selectors), k, distance, None if exhaustive else confidence,
-                 drawn.protocol, drawn.digest)
+  return Ranking(task.name, task.source, hub, len(drawn.labels), _best_first(entries, main.name),
+                 left_out, tuple(selectors), k, distance, confidence, drawn.protocol, drawn.digest)
+
+
+def _check_asked(confidence, exhaustive, workers, proxies, scorers):
+  """Raises ValueError for what `rank` is asked that does not go together."""
+  if not 0.5 <= confidence < 1:
+    raise ValueError(f'confidence is {confidence}; it must be at least 0.5 and below 1.')
+  if workers and exhaustive is False:
+    raise ValueError('--runner embeds every example with every expert: leave out '
+                     '--noexhaustive.')
+  if workers and not scorers:
+    raise ValueError(f'--proxy={",".join(proxies)} loads no expert and needs no workers: leave '
+                     'out --runner.')
+
+
+def _best_first(entries, main):
+  """Entries in the order of `Ranking`; equal ones as they came, but the baseline first.
+
+  Raises:
+    ValueError: all were dropped.
+  """
+  ranked = sorted(entries, key=lambda e: (
+      e.dropped is not None, main not in e.scores, -e.examples,
+      -e.scores[main].value if main in e.scores else 0., e.candidate.kind != 'baseline'))
+  if ranked[0].dropped:
+    raise ValueError(f'no module could be used; the first failed so: {ranked[0].dropped}')
+  return ranked
 
 
 def _matched(entries, matchers, chosen, source, main, number):

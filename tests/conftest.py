@@ -7,6 +7,8 @@ import contextlib
 import http.server
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 import threading
 
@@ -83,6 +85,13 @@ def tiny_hub(tmp_path_factory):
   return root
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """The folder of modules that are kept of other places."""
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'kept'))
+  return tmp_path / 'kept'
+
+
 def redescribe(path, change):
   """Publishes a module anew in its place, after `change(its module.json)`."""
   from export import manifest
@@ -92,6 +101,15 @@ def redescribe(path, change):
   change(values)
   atomic.write_json(file, values)
   manifest.write(path)
+
+
+def put_version(tiny_hub, root, version=1):
+  """Publishes a version of the tiny expert elsewhere."""
+  from export import hub
+  from export import publish
+  shutil.copytree(os.path.join(tiny_hub, 'test/expert/1'), 'copy', dirs_exist_ok=True)
+  redescribe('copy', lambda m: m.update(version=version))
+  return publish.publish_module(hub.resolve('./copy'), root)
 
 
 def as_foreign(path):
@@ -155,6 +173,27 @@ def answering(answer):
     yield f'http://127.0.0.1:{listening.server_port}'
     listening.shutdown()
     thread.join()
+
+
+def started(number, code, *arguments, **environment):
+  """Processes that do the same at once: all are ready before the first goes on.
+
+  Args:
+    number: of processes.
+    code: prints ready, reads a line, and prints what came of it.
+    arguments, environment: of each process.
+
+  Returns:
+    A function that waits for them and gives the set of what they printed.
+  """
+  processes = [subprocess.Popen(
+      [sys.executable, '-c', code, *arguments], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, env=os.environ | environment) for _ in range(number)]
+  assert [process.stdout.readline() for process in processes] == ['ready\n'] * number
+  for process in processes:
+    process.stdin.write('\n')
+    process.stdin.flush()
+  return lambda: {process.communicate(timeout=60)[0].strip() for process in processes}
 
 
 @pytest.fixture

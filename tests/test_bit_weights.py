@@ -1,24 +1,22 @@
 """Published BiT files load by their names, and the network then computes what BiT does."""
 
-import io
-import pathlib
 import re
 
 import numpy as np
 import pytest
 
-from zoo import adapters
 from zoo import backbones
 from zoo import bit_weights
-from zoo import vit
+from zoo import published
 from zoo import weights
 
+STEM = 'resnet/root_block/standardized_conv2d/kernel'
 TINY = backbones.Architecture((1, 1), 32, image_size=32)  # 32 groups, as BiT has
 
 
 def public_shapes(depths, width, classes=10):
   """Names and shapes of a published file, written down from the description of the format."""
-  shapes = {'resnet/root_block/standardized_conv2d/kernel': (7, 7, 3, width)}
+  shapes = {STEM: (7, 7, 3, width)}
   channels = width
   for block, depth in enumerate(depths, 1):
     inner = width * 2 ** (block - 1)
@@ -71,7 +69,7 @@ def bit_forward(arrays, images, depths):
   """BiT in numpy, float64, straight from a file's arrays: [B, H, W, 3] in [0, 1] to [B, F]."""
   arrays = {name: value.astype(np.float64) for name, value in arrays.items()}
   x = images.astype(np.float64) * 2. - 1.
-  x = convolve(x, arrays['resnet/root_block/standardized_conv2d/kernel'], strides=2, pad=3)
+  x = convolve(x, arrays[STEM], strides=2, pad=3)
   x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
   x = windows[:, ::2, ::2].max((-2, -1))
@@ -97,7 +95,7 @@ def test_a_file_like_the_published_r50x1_loads_array_by_array(tmp_path):
   path = saved(tmp_path, {
       name: np.full(shape, numbers[name], np.float32) for name, shape in shapes.items()})
   network = backbones.build('r50x1')
-  bit_weights.load(network, path)
+  published.load(network, path)
   assert sum(np.prod(s) for n, s in shapes.items() if '/head/' not in n) == network.count_params()
   found = weights.of(network)
   for own, name in (
@@ -115,7 +113,7 @@ def test_a_file_like_the_published_r50x1_loads_array_by_array(tmp_path):
 def test_a_loaded_network_computes_what_bit_does(tmp_path, depths, size):
   arrays = random_arrays(depths)
   network = backbones.build(backbones.Architecture(depths, 32, image_size=size))
-  bit_weights.load(network, saved(tmp_path, arrays))
+  published.load(network, saved(tmp_path, arrays))
   images = np.random.default_rng(1).random((2, size, size, 3)).astype(np.float32)
   np.testing.assert_allclose(
       network(images), bit_forward(arrays, images, depths), rtol=1e-3, atol=1e-4)
@@ -130,31 +128,11 @@ def test_a_file_tells_which_of_the_published_networks_it_is(name):
 @pytest.mark.parametrize('depths, width', [((2, 1), 32), ((1, 1), 64)])
 def test_a_network_is_as_deep_and_as_wide_as_its_file(tmp_path, depths, width):
   arrays = random_arrays(depths, width)
-  network = bit_weights.network(saved(tmp_path, arrays), 19)
+  network = published.network(saved(tmp_path, arrays), 19)
   assert network.architecture == backbones.Architecture(depths, width, image_size=19)
   images = np.random.default_rng(1).random((2, 19, 19, 3)).astype(np.float32)
   np.testing.assert_allclose(
       network(images), bit_forward(arrays, images, depths), rtol=1e-3, atol=1e-4)
-
-
-STEM = 'resnet/root_block/standardized_conv2d/kernel'
-
-
-@pytest.mark.parametrize('changed, said', [
-    ({STEM: None}, f'is no published BiT file: it has no {STEM} of shape'),
-    ({STEM: np.zeros((3, 3, 3, 32))}, f'is no published BiT file: it has no {STEM} of shape'),
-    ({STEM: np.zeros((7, 7, 3, 8))}, 'is no published BiT file: width 8 is not a multiple of gro'),
-    ({STEM: np.zeros((7, 7, 3, 64))}, 'has shape (32,); (64,) is needed'),
-    ({'resnet/block2/unit03/a/group_norm/beta': np.zeros(3)}, 'lacks resnet/block2/unit02/a/'),
-    ({'resnet/group_norm/beta': np.array([{}])}, 'Object arrays cannot be loaded')])
-def test_a_file_whose_arrays_do_not_go_together_is_one_line(tmp_path, changed, said):
-  arrays = random_arrays() | changed
-  path = saved(tmp_path, {name: value for name, value in arrays.items() if value is not None})
-  with pytest.raises(ValueError) as caught:
-    bit_weights.network(path)
-  assert str(caught.value).startswith(path)
-  assert said in str(caught.value)
-  assert '\n' not in str(caught.value)
 
 
 def test_layer_numbers_in_the_names_do_not_matter(tmp_path):
@@ -164,87 +142,7 @@ def test_layer_numbers_in_the_names_do_not_matter(tmp_path):
       for i, (name, value) in enumerate(arrays.items())}
   assert not set(numbered) & {n for n in arrays if '/head/' not in n}
   plain, other = backbones.build(TINY), backbones.build(TINY, seed=1)
-  bit_weights.load(plain, saved(tmp_path, arrays))
-  bit_weights.load(other, saved(tmp_path, numbered))
+  published.load(plain, saved(tmp_path, arrays))
+  published.load(other, saved(tmp_path, numbered))
   for path, value in weights.of(plain).items():
     np.testing.assert_array_equal(value, weights.of(other)[path])
-
-
-def test_adapters_stay_as_they_are(tmp_path):
-  network = backbones.build(TINY, adapters.AdapterConfig(4))
-  before = weights.of(network)
-  bit_weights.load(network, saved(tmp_path, random_arrays()))
-  kept = [p for p, value in weights.of(network).items() if np.array_equal(value, before[p])]
-  assert kept == [path for path in before if adapters.is_adapter(path)]
-  assert kept
-
-
-def refused(network, path):
-  """The one line that says why a file does not load, after which the network is as it was."""
-  before = weights.of(network)
-  with pytest.raises(ValueError) as caught:
-    bit_weights.load(network, path)
-  after = weights.of(network)
-  assert all(np.array_equal(before[p], after[p]) for p in before)
-  assert '\n' not in str(caught.value)
-  return str(caught.value)
-
-
-def test_missing_arrays_are_named_a_few_and_counted(tmp_path):
-  arrays = random_arrays()
-  lacking = {n: v for n, v in arrays.items() if '/block2/' not in n}
-  message = refused(backbones.build(TINY), saved(tmp_path, lacking))
-  assert 'resnet/block2/unit01/a/' in message
-  assert '(10)' in message
-  del arrays['resnet/group_norm/beta']
-  assert 'lacks resnet/group_norm/beta of' in refused(
-      backbones.build(TINY), saved(tmp_path, arrays))
-
-
-def test_a_wrong_shape_is_named_with_the_one_needed(tmp_path):
-  name = 'resnet/block1/unit01/b/standardized_conv2d/kernel'
-  path = saved(tmp_path, random_arrays() | {name: np.zeros((3, 3, 32, 31), np.float32)})
-  message = refused(backbones.build(TINY), path)
-  assert f'{name} has shape (3, 3, 32, 31); (3, 3, 32, 32) is needed' in message
-
-
-def test_a_deeper_network_does_not_load_in_part(tmp_path):
-  path = saved(tmp_path, random_arrays(depths=(2, 1)))
-  message = refused(backbones.build(TINY), path)
-  assert 'deeper' in message
-  assert 'resnet/block1/unit02/' in message
-
-
-@pytest.mark.parametrize('damage', ['text', 'empty', 'cut', 'changed', 'compressed', 'npy'])
-def test_what_is_not_a_whole_npz_file_is_named_as_such(tmp_path, damage):
-  path = saved(tmp_path, random_arrays())
-  whole, compressed, array = pathlib.Path(path).read_bytes(), io.BytesIO(), io.BytesIO()
-  np.savez_compressed(compressed, **random_arrays())
-  np.save(array, np.zeros(3))
-
-  def changed(content):
-    middle = len(content) // 2
-    return content[:middle] + bytes(8) + content[middle + 8:]
-
-  pathlib.Path(path).write_bytes({
-      'text': b'<html>404</html>', 'empty': b'', 'cut': whole[:len(whole) // 2],
-      'changed': changed(whole), 'compressed': changed(compressed.getvalue()),
-      'npy': array.getvalue()}[damage])
-  message = refused(backbones.build(TINY), path)
-  assert path in message
-  assert 'not a whole .npz file' in message
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r'nowhere\.npz'):
-    bit_weights.load(backbones.build(TINY), str(tmp_path / 'nowhere.npz'))
-
-
-@pytest.mark.parametrize('architecture, said', [
-    (backbones.Architecture((1,), 32, stem='small'), 'small stem'),
-    (backbones.Architecture((1,), 32, block='basic'), 'basic units'),
-    (backbones.Architecture((1,), 32, groups=16), '16 groups'),
-    (vit.Architecture(4, 32, 1, 2, 32, 8), 'need a ResNet; this is a ViT.')])
-def test_a_backbone_that_is_not_a_bit_is_refused(tmp_path, architecture, said):
-  network = backbones.build(architecture)
-  assert said in refused(network, saved(tmp_path, random_arrays((1,))))

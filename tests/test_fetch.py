@@ -5,13 +5,12 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 
 import pytest
 from conftest import answering
+from conftest import started
 
 from export import archives
 from export import fetch
@@ -58,13 +57,6 @@ class _Web:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-  """The folder where what is fetched is kept."""
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'kept'))
-  return tmp_path / 'kept'
-
-
-@pytest.fixture
 def web(tiny_hub, tmp_path):
   """(URL, `_Web`) of the tiny expert."""
   archives.pack(os.path.join(tiny_hub, 'test/expert/1'), str(tmp_path / 'whole.tar.gz'))
@@ -73,23 +65,23 @@ def web(tiny_hub, tmp_path):
     yield f'{address}/me/m/1', web
 
 
-def _leftovers(cache):
-  """What is in the cache beside modules and locks."""
-  return [name for name in os.listdir(cache)
+def _leftovers(here):
+  """What is in the folder beside modules and locks."""
+  return [name for name in os.listdir(here)
           if not re.fullmatch(r'[0-9a-f]{40}(\.fetching)?', name)]
 
 
 def test_a_module_of_our_server_is_fetched_once_and_then_works_without_it(
-    tiny_hub, tmp_path, cache):
+    tiny_hub, tmp_path, here):
   with server.running(tiny_hub, str(tmp_path / 'archives')) as url:
     module = hub.resolve(f'{url}/test/expert')
   assert hub.resolve(f'{url}/test/expert') == module
   assert module.metadata == metadata.read(os.path.join(tiny_hub, 'test/expert/1'))
   hub.check(module)
-  assert not _leftovers(cache)
+  assert not _leftovers(here)
 
 
-def test_it_is_kept_where_the_stock_client_keeps_it(web, cache):
+def test_it_is_kept_where_the_stock_client_keeps_it(web, here):
   import tensorflow_hub
   url, served = web
   path = fetch.fetch(url)
@@ -99,24 +91,24 @@ def test_it_is_kept_where_the_stock_client_keeps_it(web, cache):
   assert len(served.asked) == 2
 
 
-def test_a_transfer_that_breaks_off_leaves_no_module_and_goes_on_the_next_time(web, cache):
+def test_a_transfer_that_breaks_off_leaves_no_module_and_goes_on_the_next_time(web, here):
   url, served = web
   for sent in (1000, 500):
     served.breaks = sent
     with pytest.raises(OSError, match='broke off after'):
       fetch.fetch(url)
-    assert not [name for name in os.listdir(cache) if re.fullmatch('[0-9a-f]{40}', name)]
+    assert not [name for name in os.listdir(here) if re.fullmatch('[0-9a-f]{40}', name)]
   assert metadata.read(fetch.fetch(url))['name'] == 'expert'
   assert served.asked == [None, 'bytes=1000-', 'bytes=1500-']
-  assert not _leftovers(cache)
+  assert not _leftovers(here)
 
 
-def test_without_an_etag_or_with_another_one_a_transfer_starts_anew(web, cache):
+def test_without_an_etag_or_with_another_one_a_transfer_starts_anew(web, here):
   url, served = web
   served.etag, served.breaks = None, 1000
   with pytest.raises(OSError, match='broke off'):
     fetch.fetch(url)
-  assert not _leftovers(cache)
+  assert not _leftovers(here)
   served.etag, served.breaks = '"1"', 1000
   with pytest.raises(OSError, match='broke off'):
     fetch.fetch(url)
@@ -125,27 +117,24 @@ def test_without_an_etag_or_with_another_one_a_transfer_starts_anew(web, cache):
   assert served.asked == [None, None, 'bytes=1000-']
 
 
-def test_a_whole_part_that_was_not_unpacked_is_fetched_anew(web, cache):
+def test_a_whole_part_that_was_not_unpacked_is_fetched_anew(web, here):
   url, served = web
   served.breaks = 1000
   with pytest.raises(OSError, match='broke off'):
     fetch.fetch(url)
-  part, = cache.glob('*.part')
+  part, = here.glob('*.part')
   part.write_bytes(served.content)  # killed between the last byte and the folder
   assert metadata.read(fetch.fetch(url))['name'] == 'expert'
   assert served.asked == [None, f'bytes={len(served.content)}-', None]
 
 
-def test_processes_that_want_the_same_get_one_download(web, cache):
+def test_processes_that_want_the_same_get_one_download(web, here):
   url, served = web
   served.wait.clear()
-  code = f'from export import fetch; print("ready", flush=True); print(fetch.fetch({url!r}))'
-  root = pathlib.Path(fetch.__file__).parent.parent
-  processes = [subprocess.Popen([sys.executable, '-c', code], cwd=root, text=True,
-                                stdout=subprocess.PIPE) for _ in range(3)]
-  assert [process.stdout.readline() for process in processes] == ['ready\n'] * 3
+  said = started(3, 'from export import fetch; print("ready", flush=True); input(); '
+                 f'print(fetch.fetch({url!r}))')
   served.wait.set()  # no download has ended before all have begun
-  paths = {process.communicate(timeout=60)[0].strip() for process in processes}
+  paths = said()
   assert len(paths) == 1
   assert metadata.read(paths.pop())['name'] == 'expert'
   assert len(served.asked) == 1
@@ -171,17 +160,17 @@ def _spoilt(served, spoil):
     (lambda m: (m / 'module.json').write_text('{}'), 'module.json lacks'),
     (lambda m: (m / 'module.json').write_text('{'), 'is not JSON'),
 ])
-def test_what_is_not_the_module_it_says_is_never_kept(web, cache, spoil, reason):
+def test_what_is_not_the_module_it_says_is_never_kept(web, here, spoil, reason):
   url, served = web
   whole, served.content = served.content, _spoilt(served, spoil)
   with pytest.raises(ValueError, match=f'could not be fetched .*{reason}'):
     hub.resolve(url)
-  assert sorted(name.split('.')[-1] for name in os.listdir(cache)) == ['fetching']
+  assert sorted(name.split('.')[-1] for name in os.listdir(here)) == ['fetching']
   served.content = whole
   assert hub.resolve(url).kind == 'expert'
 
 
-def test_an_archive_that_is_refused_or_too_large_leaves_nothing(web, cache):
+def test_an_archive_that_is_refused_or_too_large_leaves_nothing(web, here):
   url, served = web
   with pytest.raises(ValueError, match=r'it is more than 100 bytes'):
     fetch.fetch(url, archives.Limits(size=100))
@@ -191,4 +180,4 @@ def test_an_archive_that_is_refused_or_too_large_leaves_nothing(web, cache):
   served.content = content.getvalue()
   with pytest.raises(archives.RefusedError, match='leaves the folder'):
     fetch.fetch(url)
-  assert sorted(name.split('.')[-1] for name in os.listdir(cache)) == ['fetching']
+  assert sorted(name.split('.')[-1] for name in os.listdir(here)) == ['fetching']

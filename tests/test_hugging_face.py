@@ -1,15 +1,13 @@
 """Modules on Hugging Face's Hub: one commit and a tag each, and a card that its pages show."""
 
 import os
-import pathlib
-import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import answering
-from conftest import redescribe
+from conftest import put_version
+from conftest import started
 from stand_ins import HuggingFace
 
 from export import hub
@@ -20,13 +18,6 @@ from export import publish
 huggingface_hub = pytest.importorskip('huggingface_hub')
 
 IMAGES = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-  """The folder of what is kept."""
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'kept'))
-  return tmp_path / 'kept'
 
 
 @pytest.fixture
@@ -52,13 +43,6 @@ def _point(monkeypatch, url):
                       url + '/{repo_id}/resolve/{revision}/{filename}')
 
 
-def _put(tiny_hub, version=1):
-  """Publishes a version of the tiny expert."""
-  shutil.copytree(os.path.join(tiny_hub, 'test/expert/1'), 'copy', dirs_exist_ok=True)
-  redescribe('copy', lambda m: m.update(version=version))
-  return publish.publish_module(hub.resolve('./copy'), 'hf://')
-
-
 def test_what_is_published_there_is_loaded_from_there_and_then_without_it(
     tiny_hub, hugging_face, console, monkeypatch):
   import tensorflow_hub
@@ -82,16 +66,16 @@ def test_what_is_published_there_is_loaded_from_there_and_then_without_it(
 
 
 def test_a_version_is_one_commit_of_just_its_files_and_a_tag(tiny_hub, hugging_face):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   hugging_face.commits['test/expert'][-1]['variables/old'] = b'x'
-  _put(tiny_hub, 2)
+  put_version(tiny_hub, 'hf://', 2)
   _, first, second = hugging_face.commits['test/expert']
   assert hugging_face.tags == {('test/expert', 'v1'): 1, ('test/expert', 'v2'): 2}
   assert set(first) - set(second) == {'variables/old'} and '.gitattributes' in second
   assert hub.resolve('hf://test/expert@v1').metadata['version'] == 1
   assert hub.resolve('hf://test/expert').metadata['version'] == 2
   with pytest.raises(ValueError, match=r'test/expert/2 is in hf:// already.*--version=3'):
-    _put(tiny_hub, 2)
+    put_version(tiny_hub, 'hf://', 2)
 
 
 def test_a_publication_that_is_cut_short_is_no_version_and_the_next_try_makes_one(
@@ -100,15 +84,15 @@ def test_a_publication_that_is_cut_short_is_no_version_and_the_next_try_makes_on
   for fails in ('/commit/', '/tag/'):
     hugging_face.fails = fails
     with pytest.raises(ConnectionError, match='Hugging Face cannot be reached'):
-      _put(tiny_hub)
+      put_version(tiny_hub, 'hf://')
     assert not hugging_face.tags
   hugging_face.fails = None
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   assert hub.resolve('hf://test/expert@v1').kind == 'expert'
 
 
 def test_the_card_is_one_that_the_hub_reads(tiny_hub, hugging_face):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   card = huggingface_hub.ModelCard(
       hugging_face.commits['test/expert'][-1]['README.md'].decode())
   assert card.data.license == 'apache-2.0'
@@ -119,7 +103,7 @@ def test_the_card_is_one_that_the_hub_reads(tiny_hub, hugging_face):
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_was(tiny_hub, hugging_face, monkeypatch):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   monkeypatch.setattr('huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE', 10)
   hugging_face.asked.clear()
   hugging_face.breaks = [None, None, 50]  # of SHA256SUMS, and then of the second file
@@ -128,7 +112,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(tiny_hub, hugging_face,
 
 
 def test_after_a_server_that_died_only_what_is_missing_is_fetched(tiny_hub, hugging_face):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   hugging_face.breaks = [None, None] + [0] * 50
   with pytest.raises(ValueError, match=r'hf://test/expert@v1 could not be fetched \(Connection'):
     hub.resolve('hf://test/expert@v1')
@@ -143,7 +127,7 @@ def test_after_a_server_that_died_only_what_is_missing_is_fetched(tiny_hub, hugg
 
 def test_a_byte_that_flipped_there_is_refused_and_nothing_of_it_stays(
     tiny_hub, hugging_face, here):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   files = hugging_face.commits['test/expert'][-1]
   files['saved_model.pb'] = files['saved_model.pb'][:-1] + b'?'
   with pytest.raises(ValueError, match=r"could not be fetched .*'saved_model.pb' was changed"):
@@ -170,15 +154,9 @@ print(hub.resolve('hf://test/expert@v1').path)
 
 
 def test_processes_that_want_the_same_get_one_download(tiny_hub, hugging_face):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'hf://')
   hugging_face.asked.clear()
-  processes = [subprocess.Popen(
-      [sys.executable, '-c', _FETCH], cwd=pathlib.Path(hub.__file__).parent.parent, text=True,
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-      env=os.environ | {'HF_ENDPOINT': hugging_face.url, 'HF_HUB_DISABLE_XET': '1'})
-               for _ in range(2)]
-  assert [process.stdout.readline() for process in processes] == ['ready\n'] * 2
-  paths = {process.communicate('\n', timeout=60)[0].strip() for process in processes}
+  paths = started(2, _FETCH, HF_ENDPOINT=hugging_face.url, HF_HUB_DISABLE_XET='1')()
   assert metadata.read(paths.pop())['name'] == 'expert' and not paths
   got = [name for method, name, _ in hugging_face.asked if method == 'GET']
   assert got.count('saved_model.pb') == 1

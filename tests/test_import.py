@@ -530,7 +530,7 @@ def _no_pooling(path):
     (['--source=FOLDER/broken.keras'], 'FOLDER/broken.keras is truncated or no .keras file.'),
     (['--source=FOLDER/any.keras'], 'any.keras does not say its image size: give --image_size.'),
     (['--source=FOLDER/unpooled.keras'],
-     "unpooled.keras gives ['N', 14, 14, 6] where an embedding is [N, features]: put pooling"),
+     "unpooled.keras gives [N, 14, 14, 6] where an embedding is [N, features]: put pooling"),
     (['--source=FOLDER/tiny.keras', '--image_size=32'],
      'takes images of 16 pixels: leave out --image_size.'),
     (['--source=FOLDER/tiny.keras', '--weights=none'], 'has its own weights: leave out --weights'),

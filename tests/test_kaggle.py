@@ -1,13 +1,12 @@
 """Modules on Kaggle Models, whose client downloads and uploads."""
 
 import os
-import shutil
 import sys
 
 import numpy as np
 import pytest
 from conftest import answering
-from conftest import redescribe
+from conftest import put_version
 from stand_ins import Kaggle
 
 from export import hub
@@ -22,17 +21,10 @@ IMAGES = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-  """The folder of what is kept."""
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'kept'))
-  monkeypatch.setenv('KAGGLEHUB_CACHE', str(tmp_path / 'theirs'))
-  return tmp_path / 'kept'
-
-
-@pytest.fixture
-def kaggle(here, monkeypatch):
+def kaggle(here, tmp_path, monkeypatch):
   """Kaggle at an address on loopback, while the test runs."""
   monkeypatch.setenv('KAGGLE_API_TOKEN', 'mine')
+  monkeypatch.setenv('KAGGLEHUB_CACHE', str(tmp_path / 'theirs'))
   monkeypatch.setenv('KAGGLE_API_ENVIRONMENT', 'LOCALHOST')
   # It looks for the module of every frame of the stack, which takes seconds where many are loaded.
   monkeypatch.setattr('kagglehub.clients.get_user_agent', lambda: 'kagglehub')
@@ -46,13 +38,6 @@ def _point(monkeypatch, url):
   """Makes the client ask a server at a URL."""
   from kagglesdk import kaggle_env
   monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)
-
-
-def _put(tiny_hub, version=1):
-  """Publishes a version of the tiny expert."""
-  shutil.copytree(os.path.join(tiny_hub, 'test/expert/1'), 'copy', dirs_exist_ok=True)
-  redescribe('copy', lambda m: m.update(version=version))
-  return publish.publish_module(hub.resolve('./copy'), 'kaggle://')
 
 
 def test_what_is_published_there_is_loaded_from_there_and_then_without_it(
@@ -78,17 +63,17 @@ def test_what_is_published_there_is_loaded_from_there_and_then_without_it(
 
 def test_kaggle_counts_the_versions(tiny_hub, kaggle):
   with pytest.raises(ValueError, match=r'the next is 1: use --version=1'):
-    _put(tiny_hub, 2)
-  _put(tiny_hub)
+    put_version(tiny_hub, 'kaggle://', 2)
+  put_version(tiny_hub, 'kaggle://')
   with pytest.raises(ValueError, match=r'test/expert/1 is in kaggle:// already.*--version=2'):
-    _put(tiny_hub)
-  _put(tiny_hub, 2)
+    put_version(tiny_hub, 'kaggle://')
+  put_version(tiny_hub, 'kaggle://', 2)
   assert hub.resolve(HANDLE).metadata['version'] == 2
   assert hub.resolve(f'{HANDLE}/1').metadata['version'] == 1
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_was(tiny_hub, kaggle, monkeypatch):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'kaggle://')
   monkeypatch.setattr('kagglehub.clients.CHUNK_SIZE', 10)
   kaggle.breaks = [None, None, 50]  # of SHA256SUMS, and then of the second file
   with pytest.raises(ValueError, match='could not be fetched'):
@@ -99,7 +84,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(tiny_hub, kaggle, monke
 
 
 def test_a_byte_that_flipped_there_is_refused_and_nothing_of_it_stays(tiny_hub, kaggle, here):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'kaggle://')
   files, = kaggle.versions.values()
   files[0]['saved_model.pb'] = files[0]['saved_model.pb'][:-1] + b'?'
   with pytest.raises(ValueError, match=r"could not be fetched .*'saved_model.pb' was changed"):
@@ -118,7 +103,7 @@ def test_a_file_whose_name_leaves_the_folder_is_refused(kaggle, here, name):
 
 
 def test_of_a_strangers_model_the_saved_model_is_fetched(tiny_hub, kaggle):
-  _put(tiny_hub)
+  put_version(tiny_hub, 'kaggle://')
   files, = kaggle.versions['test/expert/default']
   for name in ('SHA256SUMS', 'module.json', 'README.md'):
     del files[name]

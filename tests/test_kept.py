@@ -3,10 +3,9 @@
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
+from conftest import started
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -44,13 +43,6 @@ class _Place:
     content = self.contents[name]
     with open(path, 'ab') as file:
       file.write(content[file.tell():len(content) // 2 if name in self.breaks else None])
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-  """The folder of what is kept."""
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'kept'))
-  return tmp_path / 'kept'
 
 
 @pytest.fixture
@@ -205,15 +197,8 @@ print(kept.module('x://m/1', True, lambda: kept.Source(files, '', download)))
 
 
 def test_processes_that_want_the_same_get_one_download(tiny_hub, here, tmp_path):
-  command = [sys.executable, '-c', _ONE_OF_SEVERAL, os.path.join(tiny_hub, 'test/expert/1'),
-             str(tmp_path / 'log')]
-  processes = [subprocess.Popen(command, cwd=pathlib.Path(kept.__file__).parent.parent, text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
-  assert [process.stdout.readline() for process in processes] == ['ready\n'] * 3
-  for process in processes:
-    process.stdin.write('\n')
-    process.stdin.flush()
-  paths = {process.communicate(timeout=60)[0].strip() for process in processes}
+  module, log = os.path.join(tiny_hub, 'test/expert/1'), tmp_path / 'log'
+  paths = started(3, _ONE_OF_SEVERAL, module, str(log))()
   assert [str(path) for path in _modules(here)] == list(paths)
-  fetched = (tmp_path / 'log').read_text().splitlines()
+  fetched = log.read_text().splitlines()
   assert fetched.count('saved_model.pb') == fetched.count('variables/variables.index') == 1

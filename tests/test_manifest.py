@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from export import hub
 from export import manifest
+from zoo import digests
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def test_no_hostile_list_passes_or_has_a_file_opened_elsewhere(module, monkeypat
   content = (whole.decode() if keep else '') + text
   spoilt = content.encode(errors='surrogatepass')
   opened = []
-  digest = manifest.digest
-  monkeypatch.setattr(manifest, 'digest', lambda path: (opened.append(path), digest(path))[1])
+  digest = digests.of_file
+  monkeypatch.setattr(digests, 'of_file', lambda path: (opened.append(path), digest(path))[1])
   (module / 'SHA256SUMS').write_bytes(spoilt)
   try:
     if spoilt != whole:

@@ -11,12 +11,14 @@ from export import import_main
 from export import metadata
 from finetune import tuned
 from selection import candidates
-from zoo import adapters
 from zoo import backbones
+from zoo import published
 from zoo import vit_weights
 from zoo import weights
 
 TINY = test_vit.TINY  # 4 x 4 patches of 4 pixels
+QUERY = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel'
+POSITIONS = 'Transformer/posembed_input/pos_embedding'
 IMAGES = np.random.default_rng(1).random((2, 16, 16, 3), np.float32)
 
 
@@ -25,7 +27,7 @@ def public_shapes(patch, width, depth, heads, mlp_dim, grid, pooling='token', cl
   tokens = int(pooling == 'token')
   shapes = {
       'embedding/kernel': (patch, patch, 3, width), 'embedding/bias': (width,),
-      'Transformer/posembed_input/pos_embedding': (1, tokens + grid ** 2, width)}
+      POSITIONS: (1, tokens + grid ** 2, width)}
   if tokens:
     shapes['cls'] = (1, 1, width)
   for i in range(depth):
@@ -67,7 +69,7 @@ def test_every_array_of_a_file_but_those_of_its_head_has_its_place(tmp_path):
   # Each array is filled with its own number, which tells where it went.
   shapes = shapes_of(TINY)
   numbers = {name: i for i, name in enumerate(shapes)}
-  network = vit_weights.network(saved(tmp_path, {
+  network = published.network(saved(tmp_path, {
       name: np.full(shape, numbers[name], np.float32) for name, shape in shapes.items()}))
   found = weights.of(network)
   for own, name in (
@@ -88,7 +90,7 @@ def test_every_array_of_a_file_but_those_of_its_head_has_its_place(tmp_path):
 def test_a_network_is_as_its_file_and_computes_what_vit_does(tmp_path, changes):
   a = dataclasses.replace(TINY, **changes)
   arrays = random_arrays(a)
-  network = vit_weights.network(saved(tmp_path, arrays))
+  network = published.network(saved(tmp_path, arrays))
   assert network.architecture == a
   np.testing.assert_allclose(
       network(IMAGES), test_vit.forward(arrays, IMAGES, a), rtol=1e-4, atol=2e-5)
@@ -97,14 +99,14 @@ def test_a_network_is_as_its_file_and_computes_what_vit_does(tmp_path, changes):
 def test_for_other_images_positions_are_resized_once_and_for_all(tmp_path):
   arrays = random_arrays()
   path = saved(tmp_path, arrays)
-  network = vit_weights.network(path, image_size=28)
+  network = published.network(path, image_size=28)
   assert network.architecture == dataclasses.replace(TINY, image_size=28)
   assert weights.of(network)['backbone/embedding/positions'].shape == (1, 1 + 7 ** 2, 8)
   images = np.random.default_rng(2).random((2, 28, 28, 3), np.float32)
   wanted = test_vit.forward(arrays, images, TINY)
   np.testing.assert_allclose(network(images), wanted, rtol=1e-4, atol=2e-5)
   # The same as resizing whenever it is called.
-  np.testing.assert_allclose(vit_weights.network(path)(images), wanted, rtol=1e-4, atol=2e-5)
+  np.testing.assert_allclose(published.network(path)(images), wanted, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize('name', ['vit_ti16', 'vit_s16', 'vit_s32', 'vit_b16', 'vit_b32',
@@ -115,52 +117,6 @@ def test_a_file_tells_which_of_the_published_networks_it_is(name):
   larger = dataclasses.replace(preset, image_size=384)
   assert vit_weights.architecture(shapes_of(larger)) == larger
   assert backbones.name_of(larger) == name
-
-
-def test_adapters_stay_as_they_are(tmp_path):
-  network = backbones.build(TINY, adapters.AdapterConfig(4))
-  before = weights.of(network)
-  vit_weights.load(network, saved(tmp_path, random_arrays()))
-  kept = [p for p, value in weights.of(network).items() if np.array_equal(value, before[p])]
-  assert kept == [path for path in before if adapters.is_adapter(path)]
-  assert kept
-
-
-QUERY = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel'
-POSITIONS = 'Transformer/posembed_input/pos_embedding'
-
-
-@pytest.mark.parametrize('changed, said', [
-    ({'embedding/kernel': np.zeros((1, 1, 1024, 8))},
-     'is no published ViT file: it has no embedding/kernel of shape [P, P, 3, C].'),
-    ({QUERY: None}, f'is no published ViT file: it has no {QUERY} of shape [C, N, D].'),
-    ({QUERY: np.zeros((8, 3, 2))}, 'is no published ViT file: width 8 is not a multiple of heads'),
-    ({POSITIONS: np.zeros((1, 15, 8))}, f'{POSITIONS} has shape (1, 15, 8); (1, 10, 8) is needed.'),
-    ({'cls': np.zeros((1, 8))}, 'cls has shape (1, 8); (1, 1, 8) is needed.'),
-    ({'Transformer/encoderblock_1/LayerNorm_2/bias': None},
-     'lacks Transformer/encoderblock_1/LayerNorm_2/bias of the 38 arrays of this network.'),
-    ({'Transformer/encoderblock_0/LayerNorm_3/bias': np.zeros(8)},
-     'also has Transformer/encoderblock_0/LayerNorm_3/bias.')])
-def test_a_file_whose_arrays_do_not_go_together_is_one_line(tmp_path, changed, said):
-  arrays = random_arrays() | changed
-  path = saved(tmp_path, {name: value for name, value in arrays.items() if value is not None})
-  with pytest.raises(ValueError) as caught:
-    vit_weights.network(path)
-  assert str(caught.value).startswith(path)
-  assert said in str(caught.value)
-  assert '\n' not in str(caught.value)
-
-
-@pytest.mark.parametrize('architecture', [
-    dataclasses.replace(TINY, parallel=True), dataclasses.replace(TINY, qk_norm=True),
-    dataclasses.replace(TINY, biases=False),
-    backbones.Architecture((1, 1), 8, 'basic', 4, 'small', 2, 16)])
-def test_a_network_that_no_file_is_of_is_refused(tmp_path, architecture):
-  network = backbones.build(architecture)
-  before = weights.of(network)
-  with pytest.raises(ValueError, match=r"need a Vision Transformer without ViT-22B's changes\.$"):
-    vit_weights.load(network, saved(tmp_path, random_arrays()))
-  assert all(np.array_equal(value, before[path]) for path, value in weights.of(network).items())
 
 
 def test_an_import_recognises_the_file_and_the_module_is_fine_tuned_as_our_own(tmp_path, console):

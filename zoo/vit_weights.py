@@ -1,4 +1,4 @@
-"""Published ViT weights (arXiv 2010.11929, AugReg's of 2106.10270) in one of our backbones.
+"""Published ViT weights (arXiv 2010.11929, AugReg's of 2106.10270), as a family of `zoo.published`.
 
 The files are the .npz of https://storage.googleapis.com/vit_models and, in its folder augreg,
 of every size, patch and training. Kernels have the same axes there as here, and our network
@@ -7,16 +7,12 @@ is for.
 """
 
 import math
-import re
 
 import numpy as np
 
-from zoo import adapters
-from zoo import weights
-
+FAMILY = 'ViT'
 _BLOCK = 'Transformer/encoderblock_'
-# From our variable paths to the names of the files, in this order.
-_RULES = tuple((re.compile(pattern), name) for pattern, name in (
+RULES = (
     (r'^[^/]+/', ''),  # whatever our network is called
     (r'^embedding/cls', 'cls'),
     (r'^embedding/positions', 'Transformer/posembed_input/pos_embedding'),
@@ -27,51 +23,18 @@ _RULES = tuple((re.compile(pattern), name) for pattern, name in (
     (r'/mlp_norm/', '/LayerNorm_2/'),
     (r'^norm/', 'Transformer/encoder_norm/'),
     (r'/gamma$', '/scale'),
-    (r'/beta$', '/bias'),
-))
+    (r'/beta$', '/bias'))
+# Not what stands behind the embedding, head and pre_logits: the published code that fine-tunes
+# ignores them, too.
+PART = 'embedding/|cls|Transformer/'
 _PATCHES = 'embedding/kernel'  # [P, P, 3, C]
 _POSITIONS = 'Transformer/posembed_input/pos_embedding'  # [1, T, C]
 
 
-def public_name(path):
-  """The name in the files of one of our variables.
-
-  'backbone/block01/attention/query/kernel' is
-  'Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel'.
-
-  Args:
-    path: of a variable of a `zoo.vit.VisionTransformer`.
-
-  Returns:
-    The name, or None for an adapter's variable, which no file has.
-  """
-  if adapters.is_adapter(path):
-    return None
-  for pattern, name in _RULES:
-    path = pattern.sub(name, path)
-  return path
-
-
-def load(backbone, path):
-  """Loads a published ViT file into a backbone, in place. Adapters stay as they are.
-
-  What stands behind the embedding, head and pre_logits, is ignored, as by the published code
-  that fine-tunes.
-
-  Args:
-    backbone: a built `zoo.vit.VisionTransformer` without ViT-22B's changes.
-    path: the .npz file.
-
-  Raises:
-    FileNotFoundError: the file is not there.
-    ValueError: the backbone is another network; or the file is damaged, lacks arrays, has more
-      of them than the backbone has layers, or has them in other shapes. The backbone is then
-      as it was.
-  """
-  a = backbone.architecture
-  if a.family != 'ViT' or a.parallel or a.qk_norm or not a.biases:
+def check(a):
+  """Raises ValueError for a network other than a Vision Transformer as published."""
+  if a.family != 'ViT' or a.parallel or a.qk_norm or a.sparse or not a.biases:
     raise ValueError("ViT weights need a Vision Transformer without ViT-22B's changes.")
-  _fill(backbone, weights.load(path), path)
 
 
 def architecture(shapes, image_size=None):
@@ -104,37 +67,11 @@ def architecture(shapes, image_size=None):
                           image_size or patch * math.isqrt(tokens), pooling)
 
 
-def network(path, image_size=None):
-  """The backbone of a published ViT file, as deep and as wide as the file has it.
-
-  Args:
-    path: the .npz file.
-    image_size: as of `architecture`.
-
-  Returns:
-    A `zoo.vit.VisionTransformer` without adapters.
-
-  Raises:
-    FileNotFoundError: the file is not there.
-    ValueError: it is no published ViT file, or as `load`.
-  """
-  from zoo import backbones
-  found = weights.load(path)
-  try:
-    layers = architecture({name: value.shape for name, value in found.items()}, image_size)
-  except ValueError as error:
-    raise ValueError(f'{path} is no published ViT file: {str(error).rstrip(".")}.') from None
-  backbone = backbones.build(layers)
-  _fill(backbone, found, path)
-  return backbone
-
-
-def _fill(backbone, found, path):
-  """Gives a backbone the arrays of a file; raises as `load`."""
-  if _POSITIONS in found:
-    found = found | {_POSITIONS: _resized(found[_POSITIONS], backbone.architecture)}
-  weights.take(backbone, path, found, public_name,
-               lambda name: name.startswith(('embedding/', 'cls', 'Transformer/')))
+def arrays(found, architecture):
+  """The arrays of a file, its position embeddings for the images of an architecture."""
+  if _POSITIONS not in found:
+    return found
+  return found | {_POSITIONS: _resized(found[_POSITIONS], architecture)}
 
 
 def _resized(positions, a):
