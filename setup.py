@@ -70,6 +70,7 @@ setuptools.setup(
         'zoo-transfer = finetune.transfer_main:console',
         'zoo-rank = selection.rank_main:console',
         'zoo-finetune = finetune.main:console',
+        'zoo-multitask = zoo.multitask:console',
         'zoo-pretrain = zoo.pretrain:console',
         'zoo-experts = zoo.experts:console',
         'zoo-publish = export.publish:console',

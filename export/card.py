@@ -14,6 +14,11 @@ TEMPLATE = '''\
 {% if m.kind == 'packed' -%}
 {{ m.experts | length }} experts in one network: residual adapters on a shared baseline, chosen by
 the argument `expert`.
+{%- elif m.kind == 'multitask' -%}
+One network trained on {{ m.tasks | length }} tasks at once
+{%- if m.experts %}, whose gates know them: the argument `task` says which.
+{%- else %}, which it does not tell from one another.
+{%- endif %}
 {%- elif m.kind == 'expert' -%}
 An expert for **{{ m.slice.name }}**: the baseline trained on, with the
 {{ '{:,}'.format(m.slice.examples) }} upstream images of this slice
@@ -48,6 +53,9 @@ A baseline: one network trained on all of its upstream data{{ ', by others' if m
 |---|---|
 | kind | {{ m.kind }} |
 {% if m.preset %}| architecture | {{ m.preset }} ({{ m.architecture.family or 'ResNet-v2, GroupNorm, weight standardisation' }}) |
+{% endif -%}
+{% if m.architecture and m.architecture.sparse -%}
+| sparse layers | {{ m.architecture.sparse.blocks | length }} of {{ m.architecture.depth }} blocks, {{ m.architecture.sparse.experts }} experts each, of which a token uses {{ m.architecture.sparse.k }}; the argument `capacity` limits them |
 {% endif -%}
 {% if m.parameters %}| parameters | {{ '{:,}'.format(m.parameters) }} |
 {% endif -%}
@@ -95,7 +103,13 @@ Test {{ 'mean average precision' if m.multi_label else 'accuracy' }}
 | {{ loop.index0 }} | {{ one.name }} | {{ one.classes | length }} | {{ '{:,}'.format(one.examples) }} |
 {% endfor -%}
 {% endif -%}
-{% if m.experts %}
+{% if m.tasks %}
+| task | data | classes | images | share of the training | top-1, test |
+|---:|---|---:|---:|---:|---:|
+{% for t in m.tasks -%}
+| {{ loop.index0 }} | {{ t.name }} ({{ t.source }}) | {{ t.classes | length }} | {{ '{:,}'.format(t.examples) }} | {{ '%.0f' % (100 * t.share) }}% | {{ '%.1f' % (100 * t.top1) }}% |
+{% endfor -%}
+{% elif m.experts %}
 | expert | slice | classes | images | baseline on the slice | expert on the slice |
 |---:|---|---:|---:|---:|---:|
 {% for e in m.experts -%}
@@ -116,7 +130,7 @@ import tensorflow_hub as hub
 
 layer = hub.KerasLayer(path_of_this_folder
 {%- if m.kind != 'predictor' %}, trainable=True{% endif %}
-{%- if m.kind == 'packed' %}, arguments={'expert': 0}{% endif %})
+{%- if m.experts %}, arguments={'{{ m.argument or 'expert' }}': 0}{% endif %})
 {{ 'log_probabilities' if m.kind == 'predictor' else 'embeddings' }} = layer(images)  # float32 [batch, height, width, 3] in [0, 1]
 {%- endif %}
 ```

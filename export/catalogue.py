@@ -19,9 +19,9 @@ def entry(module, size):
   Returns:
     A dict. Values are text that UTF-8 can write, finite numbers, lists and dicts of such, or
     None where module.json says nothing: handle, publisher, kind, size; fingerprint, parent,
-    preset, licence, predicts (text); parameters, features, image_size, outputs, seed (numbers);
-    upstream (dict of source, split, examples); experts (names); slices (dicts of name, node,
-    classes, examples: of an expert one, of a packed module one an expert); bars (dicts of name,
+    preset, licence, predicts, argument (text); parameters, features, image_size, outputs, seed
+    (numbers); upstream (dict of source, split, examples); experts (names); slices (dicts of name,
+    node, classes, examples: of an expert one, of a packed module one an expert); bars (dicts of name,
     value and baseline, shares for its chart); score (the share it is sorted by), gain (over the
     baseline, a share) and score_of (words); cost (dict of seconds, images, device); command
     (list of text) and input_range.
@@ -35,21 +35,25 @@ def entry(module, size):
     raise ValueError(_wrong('fingerprint', None, str))
   experts = _objects(m, 'experts')
   own = _get(m, 'slice', dict)
-  slices = [_slice(own)] if own else [
+  tasks = _objects(m, 'tasks')
+  slices = [_slice(own)] if own else [] if tasks else [
       _slice(_get(expert, 'slice', dict) or {}, _get(expert, 'name', str)) for expert in experts]
   bars = [bar for expert in experts
           for bar in _bars(_get(expert, 'scores', dict) or {}, _get(expert, 'name', str))[:1]]
+  bars = bars or [{'name': _get(task, 'name', str), 'value': _get(task, 'top1', float),
+                   'baseline': None} for task in tasks]
   bars = bars or _bars(_get(m, 'scores', dict) or {}, slices[0]['name'] if own else None)
-  sorting = bars if experts else bars[:1]
+  sorting = bars if experts or tasks else bars[:1]
   gains = [bar['value'] - bar['baseline'] for bar in sorting if bar['baseline'] is not None]
-  score_of = ((f'mean top-1 of {len(bars)} experts, each on its slice' if experts else
+  score_of = ((f'mean top-1 of {len(bars)} tasks' if tasks else
+               f'mean top-1 of {len(bars)} experts, each on its slice' if experts else
                'top-1 on its slice' if own else bars[0]['name']) if bars else None)
   upstream, cost = _get(m, 'upstream', dict), _get(m, 'cost', dict)
   return {
       'handle': module.handle, 'publisher': module.handle.split('/')[0], 'kind': module.kind,
       'size': size,
       **{key: _get(m, key, str) for key in (
-          'fingerprint', 'parent', 'preset', 'licence', 'predicts')},
+          'fingerprint', 'parent', 'preset', 'licence', 'predicts', 'argument')},
       **{key: _get(m, key, float) for key in ('parameters', 'features', 'image_size', 'seed')},
       'outputs': len(_get(m, 'classes', list) or ()),
       'upstream': upstream and {
@@ -108,7 +112,7 @@ def facts(one):
 def knows(one):
   """What an entry's module knows, in a few words."""
   if one['experts']:
-    return f'{len(one["experts"])} experts'
+    return f'{len(one["experts"])} {"tasks" if one["argument"] == "task" else "experts"}'
   if one['slices']:
     return one['slices'][0]['name']
   return f'{one["outputs"]} {one["predicts"]}' if one['predicts'] else ''

@@ -173,7 +173,7 @@ def _code(one, where):
     return (f'import tensorflow_hub as hub\n\nmodel = hub.load({where!r})\n'
             'probabilities = model(images)  # uint8 [batch, height, width, 3] of any size')
   arguments = ((', trainable=True' if one['kind'] != 'predictor' else '')
-               + (", arguments={'expert': 0}" if one['experts'] else ''))
+               + (f", arguments={{{one['argument'] or 'expert'!r}: 0}}" if one['experts'] else ''))
   gives = 'log_probabilities' if one['kind'] == 'predictor' else 'embeddings'
   low, high = one['input_range'][0], one['input_range'][-1]
   return (f'import tensorflow_hub as hub\n\nlayer = hub.KerasLayer({where!r}{arguments})\n'

@@ -57,6 +57,9 @@ def _results(m):
   elif kind == 'packed':
     found = [(f'{source}, {one["name"]}', one.get('scores') or {}, _OF_SLICE)
              for one in m.get('experts') or ()]
+  elif kind == 'multitask':
+    found = [(one['source'], one, (('accuracy', 'top1', 'top-1, test'),))
+             for one in m.get('tasks') or ()]
   else:
     found = [(source, scores, (('accuracy', 'top1', 'top-1, held out'),
                                ('accuracy', 'top5', 'top-5, held out')))]

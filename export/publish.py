@@ -4,16 +4,15 @@ The hub is a folder, or a URL: gs://bucket/folder or s3://bucket/folder, hf:// (
 publisher/name, the tag v1 for version 1) or kaggle://. --module publishes a module that was made
 before, as it is.
 
---work_dir names the folder of a baseline, of an expert, of all experts of a baseline, or of
-what predicts slices. Whole experts become a module each, NAME-SLICE; adapter experts are packed
-into one. With --predictor a baseline's whole classifier is published, for rankings by the labels
-that it predicts. A module is written beside its place, loaded back through hub.KerasLayer,
-compared with the Keras network, and renamed; a version that is there is never changed. With --sign
-it is signed before.
+--work_dir names the folder of a baseline, of an expert, of all experts of a baseline, of a network
+for several tasks, or of what predicts slices. Whole experts become a module each, NAME-SLICE;
+adapter experts are packed into one. With --predictor a baseline's whole classifier is published,
+for rankings by the labels that it predicts. A module is written beside its place, loaded back
+through hub.KerasLayer, compared with the Keras network, and renamed; a version that is there is
+never changed. With --sign it is signed before.
 """
 
 import json
-import os
 import shutil
 import sys
 
@@ -44,13 +43,24 @@ def publish(backbone, description, root, handle, sign=None):
   """
   from export import saved_model
   architecture, adapters = backbone.architecture, backbone.adapters
-  size = min(architecture.image_size, 64)
+  size, chooses = min(architecture.image_size, 64), backbone.chooses
+  arguments = [{}]
+  if chooses:
+    number = adapters.experts if chooses == 'expert' else architecture.sparse.tasks
+    arguments = [{chooses: index} for index in range(number)]
+  if backbone.sparse:
+    arguments.append({'capacity': 0.5})
+
+  def compute(images, **given):
+    return backbone(images, **{
+        'expert' if name == chooses else name: value for name, value in given.items()})
+
   return put({
       'architecture': architecture.to_dict(), 'adapters': adapters and adapters.to_dict(),
-      'features': architecture.features, 'parameters': backbone.count_params(), **description},
+      'features': architecture.features, 'parameters': backbone.count_params(),
+      **({'argument': chooses} if chooses else {}), **description},
       root, handle, backbone.variables,
-      lambda path: saved_model.save(backbone, path), backbone, size,
-      [{'expert': index} for index in range(adapters.experts)] if adapters else [{}], sign)
+      lambda path: saved_model.save(backbone, path), compute, size, arguments, sign)
 
 
 def put(description, root, handle, variables, save, compute, size, arguments=({},), sign=None):
@@ -124,8 +134,7 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
   """Publishes what a training command left in its folder.
 
   Args:
-    work_dir: a finished work_dir of `zoo.pretrain.pretrain`, of one expert, of
-      `zoo.experts.train_experts`, or of `zoo.domains.train`.
+    work_dir: as of `export.trained.runs`.
     root: folder or URL of the hub.
     publisher, name, version: of the module; whole experts get '-SLICE' behind the name.
     parent: handle of the baseline in the same hub, for experts and predictors.
@@ -139,50 +148,32 @@ def publish_runs(work_dir, root, publisher, name, version=1, parent=None, licenc
     so that a killed run goes on.
 
   Raises:
-    ValueError: nothing finished is there, or as `publish` does.
+    ValueError: as `export.trained.runs` or `publish`.
   """
   from export import hub
   from export import stores
-  from zoo import experts
-  from zoo import pretrain
-  if os.path.exists(os.path.join(work_dir, pretrain.RESULT)):
-    folders = [work_dir]
-  elif os.path.isdir(work_dir):
-    folders = sorted(
-        os.path.join(work_dir, entry) for entry in os.listdir(work_dir)
-        if os.path.exists(os.path.join(work_dir, entry, pretrain.RESULT)))
-  else:
-    folders = []
-  if not folders:
-    raise ValueError(f'{work_dir} has no finished training run (no {pretrain.RESULT}).')
-  one = ('predictor',) if folders == [work_dir] else ()
-  results = [experts.read_result(folder, ('baseline', 'expert', *one)) for folder in folders]
-  if predictor:
-    if [result['kind'] for result in results] != ['baseline']:
-      raise ValueError(f'{work_dir} is not the folder of a finished baseline, whose labels '
-                       '--predictor is to predict.')
-    results = [{**results[0], 'kind': 'predictor', 'predicts': 'labels',
-                'classes': results[0]['upstream']['classes']}]
-  kinds = {'adapter' if result.get('adapters') else 'whole' for result in results}
-  if len(kinds) > 1:
-    raise ValueError(f'{work_dir} has adapter and whole experts: publish them one by one.')
+  from export import trained
+  runs = trained.runs(work_dir, predictor)
   parent = hub.resolve(parent, root).metadata['fingerprint'] if parent else None
 
   def common(result):
     return {'licence': licence, 'command': [*result['command'], '&&', *command],
             'seed': result['seed'], 'parent': parent}
 
-  if kinds == {'adapter'}:
+  results = [result for _, result in runs]
+  if results[0].get('adapters'):
     handle = f'{publisher}/{name}/{version}'
-    _publish_packed(folders, results, common(results[0]), root, handle, sign)
+    publish(trained.packed(runs), trained.packed_description(results) | common(results[0]),
+            root, handle, sign)
     return [handle]
   published = []
-  for folder, result in zip(folders, results, strict=True):
-    suffix = f'-{result["slice"]["name"]}' if len(folders) > 1 else ''
+  for folder, result in runs:
+    suffix = f'-{result["slice"]["name"]}' if len(runs) > 1 else ''
     handle = f'{publisher}/{name}{suffix}/{version}'
-    if len(folders) > 1 and stores.taken(root, handle):
+    if len(runs) > 1 and stores.taken(root, handle):
       continue
-    publish(_rebuild(result, folder), _describe(result) | common(result), root, handle, sign)
+    publish(trained.network(folder, result), trained.description(result) | common(result), root,
+            handle, sign)
     published.append(handle)
   return published
 
@@ -231,55 +222,9 @@ def publish_module(module, root, publisher=None, name=None, version=None, trust=
   return handle
 
 
-def _publish_packed(folders, results, common, root, handle, sign):
-  """Packs adapter experts of one baseline and publishes them."""
-  from zoo import adapters
-  from zoo import backbones
-  from zoo import pretrain
-  from zoo import weights
-  loaded = [weights.load(os.path.join(folder, pretrain.WEIGHTS)) for folder in folders]
-  packed = adapters.pack([
-      {path: value for path, value in values.items() if path.startswith('backbone/')}
-      for values in loaded])
-  first = results[0]
-  config = adapters.AdapterConfig(**{**first['adapters'], 'experts': len(folders)})
-  backbone = backbones.build(backbones.architecture_of(first['architecture']), config)
-  weights.set_to(backbone, packed)
-  publish(backbone, {
-      **_describe(first), 'kind': 'packed', 'slice': None, 'scores': None, 'cost': None,
-      'upstream': {key: first['upstream'][key] for key in ('task', 'source', 'split')},
-      'experts': [{'name': result['slice']['name'], 'slice': result['slice'],
-                   'scores': result['scores'], 'cost': result['cost']} for result in results],
-      **common}, root, handle, sign)
-
-
-def _rebuild(result, folder):
-  """What a finished run gives a hub, in float32: its backbone, of a predictor all of it."""
-  from zoo import backbones
-  from zoo import classifier
-  from zoo import pretrain
-  from zoo import weights
-  network = backbones.build(backbones.architecture_of(result['architecture']))
-  if result['kind'] == 'predictor':
-    network = classifier.Predictor(network, len(result['classes']))
-  weights.set_to(network, weights.load(os.path.join(folder, pretrain.WEIGHTS)))
-  return network
-
-
-def _describe(result):
-  """What module.json takes over from the result of a training run."""
-  outputs = {} if result['kind'] != 'predictor' else {
-      'features': len(result['classes']), 'predicts': result['predicts'],
-      'classes': result['classes'], 'slices': result.get('slices')}
-  return outputs | {
-      'kind': result['kind'], 'preset': result['preset'], 'image_size': result['image_size'],
-      'upstream': result['upstream'], 'slice': result.get('slice'), 'experts': None,
-      'scores': result['scores'], 'cost': result['cost']}
-
-
 FLAGS = cli.new_flags()
-flags.DEFINE_string('work_dir', None, 'Folder of a finished zoo-pretrain or zoo-experts.',
-                    flag_values=FLAGS)
+flags.DEFINE_string('work_dir', None, 'Folder of a finished zoo-pretrain, zoo-experts or '
+                    'zoo-multitask.', flag_values=FLAGS)
 flags.DEFINE_string('module', None, 'Instead of --work_dir: the handle, folder or URL of a module '
                     'to publish as it is.', flag_values=FLAGS)
 flags.DEFINE_string('hub', None, 'Folder or URL of the hub.', flag_values=FLAGS)

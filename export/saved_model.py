@@ -1,7 +1,8 @@
 """Networks as Reusable SavedModels, after TensorFlow Hub's common image feature-vector API.
 
 `obj(images, training=False)` maps float32 [B, H, W, 3] in [0, 1] to float32 [B, F]. A
-network with several experts takes `expert`, an int32 scalar, as well.
+network with several experts takes `expert`, an int32 scalar, as well; one whose gates know tasks
+`task`; one with sparse layers `capacity`, their ratio out of training, a float32 scalar.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ def save(backbone, path):
     path: folder to write; must not exist.
   """
   import tensorflow as tf
+  from zoo import weights
 
   images = tf.TensorSpec([None, None, None, 3], tf.float32, name='images')
   # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
@@ -23,46 +25,61 @@ def save(backbone, path):
 
   # All entries share the graphs of the network, one for each value of `training` that
   # matters: of what experts have in common, and of the rest.
-  @tf.function
-  def trunk(images):
-    return backbone.trunk(images)
+  def given(capacity):
+    return {} if capacity is None else {'capacity': capacity}
 
   @tf.function
-  def branch(x, expert=0):
-    return backbone.branch(x, tf.convert_to_tensor(expert, tf.int32))
+  def trunk(images, capacity=None):
+    return backbone.trunk(images, **given(capacity))
+
+  @tf.function
+  def branch(x, expert=0, capacity=None):
+    return backbone.branch(x, tf.convert_to_tensor(expert, tf.int32), **given(capacity))
 
   @tf.function
   def trained(images, expert):
     return backbone(images, training=True, expert=expert)
 
-  def embed(images, training, expert):
+  def embed(images, training, expert=0, capacity=None):
+    expert = tf.convert_to_tensor(expert, tf.int32)
     if training and backbone.training_matters:
-      return trained(images, expert)
-    return branch(trunk(images), expert)
+      return trained(images, expert)  # whose sparse layers have a limit of their own
+    return branch(trunk(images, capacity), expert, capacity)
 
-  first = tf.constant(0, tf.int32)
-  if backbone.adapters is not None:
+  if backbone.chooses == 'expert':
     @tf.function
     def call(images, training=False, expert=0):
-      return embed(images, training, tf.convert_to_tensor(expert, tf.int32))
-    shared = trunk.get_concrete_function(images).structured_outputs
-    branch.get_concrete_function(tf.TensorSpec(shared.shape, tf.float32, name='x'),
-                                 expert=tf.TensorSpec([], tf.int32, name='expert'))
-    # For rankings: the trunk once for all experts.
-    root.trunk, root.branch = trunk, branch
+      return embed(images, training, expert)
+  elif backbone.chooses == 'task':
+    @tf.function
+    def call(images, training=False, task=0, capacity=None):
+      return embed(images, training, task, capacity)
+  elif backbone.sparse:
+    @tf.function
+    def call(images, training=False, capacity=None):
+      return embed(images, training, capacity=capacity)
   else:
     @tf.function
     def call(images, training=False):
-      return embed(images, training, first)
+      return embed(images, training)
 
+  number = tf.TensorSpec([], tf.int32, name=backbone.chooses)
+  further = [{}]  # arguments, with each of which there is a graph
+  if backbone.chooses:
+    shared = trunk.get_concrete_function(images).structured_outputs
+    branch.get_concrete_function(tf.TensorSpec(shared.shape, tf.float32, name='x'), expert=number)
+    # For rankings: the trunk once for all experts.
+    root.trunk, root.branch = trunk, branch
+    further.append({backbone.chooses: number})
+  if backbone.sparse:
+    ratio = tf.TensorSpec([], tf.float32, name='capacity')
+    further += [one | {'capacity': ratio} for one in further]
   for training in (False, True):
-    call.get_concrete_function(images, training=training)
-    if backbone.adapters is not None:
-      call.get_concrete_function(
-          images, training=training, expert=tf.TensorSpec([], tf.int32, name='expert'))
+    for arguments in further:
+      call.get_concrete_function(images, training=training, **arguments)
 
-  # `variables`, not `weights`: a seed generator's state is among the former only.
-  root.variables = [v.value for v in backbone.variables]
+  # The states of random layers come last, so that learned weights can be counted without them.
+  root.variables = [v.value for v in [*weights.learned(backbone), *weights.states(backbone)]]
   root.trainable_variables = [v.value for v in backbone.trainable_variables]
   root.regularization_losses = []
   _write_reusable(root, path, call, images)
@@ -124,7 +141,7 @@ def restore(path, description, expert=None, precision='float32', stochastic_dept
   Args:
     path: folder of the module.
     description: its module.json.
-    expert: of a packed module the only one to build, or None for all.
+    expert: of a packed module the only one (or task) to build, or None for all.
     precision, stochastic_depth: as in `zoo.backbones.build`.
 
   Returns:
@@ -143,9 +160,10 @@ def restore(path, description, expert=None, precision='float32', stochastic_dept
   config = description.get('adapters')
   if config:
     config = adapters.AdapterConfig(**(config if expert is None else {**config, 'experts': 1}))
-  backbone = backbones.build(
-      backbones.architecture_of(description['architecture']), config, precision,
-      stochastic_depth=stochastic_depth)
+  architecture = backbones.architecture_of(description['architecture'])
+  if expert is not None and getattr(architecture, 'sparse', None):
+    architecture = architecture.of_one_task()
+  backbone = backbones.build(architecture, config, precision, stochastic_depth=stochastic_depth)
   read_weights(backbone, path, expert)
   return backbone
 
@@ -156,21 +174,23 @@ def read_weights(backbone, path, expert=None):
   Args:
     backbone: a `zoo.backbones.Backbone` of the module's architecture.
     path: folder of the module.
-    expert: of a packed module the one whose adapters are read, for a backbone with one
-      expert; None reads all.
+    expert: of a packed module the one whose adapters, or the task whose gates, are read, for a
+      backbone with one; None reads all.
 
   Raises:
     ValueError: the module has no such variables.
   """
   import tensorflow as tf
   from zoo import adapters
+  from zoo import sparse
   from zoo import weights
   stored = tf.train.load_checkpoint(f'{path}/variables/variables')
   shapes = stored.get_variable_to_shape_map()
   for i, variable in enumerate(weights.learned(backbone)):
     key = f'variables/{i}/.ATTRIBUTES/VARIABLE_VALUE'
     value = stored.get_tensor(key) if key in shapes else None
-    if value is not None and expert is not None and adapters.is_adapter(variable.path):
+    if value is not None and expert is not None and (
+        adapters.is_adapter(variable.path) or sparse.is_of_task(variable.path)):
       value = value[expert:expert + 1]
     if value is None or value.shape != tuple(variable.shape):
       raise ValueError(f'{path}: {variable.path} is not stored as its architecture has it.')

@@ -49,6 +49,12 @@ class Candidate:
     return (self.module.metadata.get('upstream') or {}).get('source')
 
   @property
+  def sources(self):
+    """Of all its upstream data; several of a network for several tasks."""
+    upstream = self.module.metadata.get('upstream') or {}
+    return upstream.get('sources') or ([upstream['source']] if upstream.get('source') else [])
+
+  @property
   def slice(self):
     """The slice it knows, as `zoo.slices.Slice.to_dict` has it, or None."""
     m = self.module.metadata
@@ -131,7 +137,7 @@ def for_task(source, hub=hub_lib.EMBEDDED, handles=(), image_size=None, input_ra
   """
   found, left_out = [], []
   for one in find(hub, handles, image_size, input_range):
-    if one.source and cut_tasks.same_data(source, one.source):
+    if any(cut_tasks.same_data(source, own) for own in one.sources):
       left_out.append((one, f'its upstream data, {one.source}, are of the data set of the task'))
     else:
       found.append(one)

@@ -16,10 +16,7 @@ BATCH_PIXELS = 1 << 21  # at once; more than fits a cache, and far less than fit
 
 def check(module, embeddings):
   """Raises ValueError unless what a module gave is [N, F] and finite."""
-  if embeddings.ndim != 2:
-    shape = ', '.join(map(str, ('N', *embeddings.shape[1:])))
-    raise ValueError(f'module {module.handle} gives [{shape}] where an embedding is [N, features]'
-                     f'{": put pooling behind it." if embeddings.ndim == 4 else "."}')
+  foreign.features(f'module {module.handle}', embeddings.shape)
   if not np.isfinite(embeddings).all():
     raise ValueError(f'module {module.handle} gives embeddings that are not finite.')
 
@@ -118,7 +115,8 @@ class Embedder:
         yield self._branch(shared, tf.constant(expert, tf.int32))
       return
     for expert in experts:
-      arguments = {} if expert is None else {'expert': tf.constant(expert, tf.int32)}
+      arguments = {} if expert is None else {
+          self.module.metadata.get('argument', 'expert'): tf.constant(expert, tf.int32)}
       yield self._function(images, **arguments)
 
 

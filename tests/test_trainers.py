@@ -64,7 +64,7 @@ def _experts(upstream, kind, *more):
 
 @every_family
 def test_a_baseline_leaves_weights_log_and_scores(upstream):
-  result = experts.read_result(upstream / 'baseline')
+  result = pretrain.read_result(upstream / 'baseline')
   assert result['scores']['top1'] > 0.15  # ten classes
   assert result['scores']['top1'] <= result['scores']['top5']
   assert result['upstream']['counts'] == [99, 102, 100, 104, 98, 100, 101, 99, 98, 99]
@@ -165,7 +165,7 @@ def test_the_head_that_predicts_slices_is_trained_once_on_the_frozen_baseline(
   scores = json.loads(out)
   assert scores['top1'] > 0.7  # of two slices
   assert scores['cross_entropy'] < np.log(2)
-  result = experts.read_result(upstream / 'domains', ['predictor'])
+  result = pretrain.read_result(upstream / 'domains', ['predictor'])
   assert (result['classes'], result['scores']) == (['low_number', 'high'], scores)
   assert [one['node'] for one in result['slices']] == ['low', 'high']
   assert result['cost']['images'] == 1000

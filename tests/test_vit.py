@@ -18,6 +18,7 @@ from selection import candidates
 from zoo import adapters
 from zoo import backbones
 from zoo import batches
+from zoo import published
 from zoo import tasks
 from zoo import training
 from zoo import vit
@@ -105,7 +106,8 @@ def forward(arrays, images, a):
 
 def forward_of(network, images):
   """The same of one of our networks."""
-  arrays = {vit_weights.public_name(path): value for path, value in weights.of(network).items()}
+  arrays = {published.public_name(vit_weights, path): value
+            for path, value in weights.of(network).items()}
   return forward(arrays, images, network.architecture)
 
 

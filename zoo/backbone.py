@@ -26,15 +26,24 @@ class Backbone(keras.Model):
     stochastic_depth: probability with which training leaves out the last unit's branches, and
       each earlier one's in proportion to its place (arXiv 1603.09382).
     training_matters: whether a call in training computes anything else.
-    stem, units, norm: its layers; a unit is called with `expert` and `training`, and its
-      `adapter` is a layer or None.
+    chooses: the name by which modules take `expert`, 'expert' or 'task'; None if it is of no
+      account.
+    sparse: whether there are sparse layers, and so `capacity` is of account.
+    stem, units, norm: its layers; a unit is called with `expert` and `training`, where there are
+      sparse layers with `capacity`, too; `chooses` says whether `expert` is of account to it.
   """
 
   def __init__(self, architecture, adapters=None, stochastic_depth=0., **kwargs):
     super().__init__(autocast=False, **kwargs)
     self.stochastic_depth = stochastic_depth
-    self.training_matters = stochastic_depth > 0  # there are no batch statistics
     self.architecture, self.adapters = architecture, adapters
+    self.sparse = getattr(architecture, 'sparse', None) is not None
+    # There are no batch statistics.
+    self.training_matters = stochastic_depth > 0 or self.sparse
+    by_task = self.sparse and architecture.sparse.chooses
+    if by_task and adapters and adapters.experts > 1:
+      raise ValueError('a network chooses by task or by expert, not by both: use 1 expert.')
+    self.chooses = 'task' if by_task else 'expert' if adapters else None
     depths = architecture.depths
     stages = set(range(len(depths)))
     adapted = stages if adapters and adapters.stages is None else set(
@@ -49,8 +58,8 @@ class Backbone(keras.Model):
         self.units.append(self.make_unit(
             stage, i, adapters if stage in adapted else None,
             stochastic_depth * (len(self.units) + 1) / sum(depths)))
-    self._first_adapted = next(
-        (i for i, unit in enumerate(self.units) if unit.adapter is not None), len(self.units))
+    self._first_to_choose = next(
+        (i for i, unit in enumerate(self.units) if unit.chooses), len(self.units))
     self.norm = self.make_norm()
 
   def make_stem(self):
@@ -79,20 +88,38 @@ class Backbone(keras.Model):
     """What the last unit gives to embeddings [B, F], float32, through `norm`."""
     raise NotImplementedError
 
-  def call(self, images, training=False, expert=0):
-    return self.branch(self.trunk(images, training), expert, training)
+  def build(self, input_shape):
+    """Makes the variables: layers do as they are called, here on an image of one pixel.
 
-  def trunk(self, images, training=False):
-    """What all experts share, [B, H, W, 3] to any shape: all units before that of an adapter."""
+    Keras would trace the whole network twice to find them, which takes many times as long.
+    """
+    self.call(ops.zeros((1, 1, 1, 3)))
+
+  def call(self, images, training=False, expert=0, capacity=None):
+    """See the class.
+
+    Args:
+      images: float32 [B, H, W, 3] in [0, 1].
+      training: whether it is a training step's.
+      expert: which of the adapters' experts, or which task of sparse layers' gates: an int. A
+        task may be int32 [B], each image's own.
+      capacity: of sparse layers, as in `zoo.sparse.SparseMlp`.
+    """
+    return self.branch(self.trunk(images, training, capacity), expert, training, capacity)
+
+  def trunk(self, images, training=False, capacity=None):
+    """What all experts share, [B, H, W, 3] to any shape: all units before one that chooses."""
     x = self.start(ops.cast(images, 'float32') * 2. - 1.)
-    for unit in self.units[:self._first_adapted]:
-      x = unit(x, training=training)
+    options = {'capacity': capacity} if self.sparse else {}
+    for unit in self.units[:self._first_to_choose]:
+      x = unit(x, training=training, **options)
     return x
 
-  def branch(self, x, expert=0, training=False):
+  def branch(self, x, expert=0, training=False, capacity=None):
     """The rest, from what `trunk` gives to embeddings [B, F], by one expert."""
-    for unit in self.units[self._first_adapted:]:
-      x = unit(x, expert=expert, training=training)
+    options = {'capacity': capacity} if self.sparse else {}
+    for unit in self.units[self._first_to_choose:]:
+      x = unit(x, expert=expert, training=training, **options)
     return self.finish(x)
 
   def freeze_before_last(self, stages):

@@ -1,10 +1,12 @@
 """The backbones that there are: presets, and networks built of what describes them."""
 
+import dataclasses
 
 import keras
 
 from zoo import backbone
 from zoo import resnet
+from zoo import sparse
 from zoo import vit
 
 Architecture = resnet.Architecture  # of the family that is meant where none is named
@@ -35,6 +37,16 @@ PRESETS = {
     'vit32_d6w128': vit.Architecture(4, 128, 6, 4, 512, 32, 'mean'),
     'vit64_d6w128': vit.Architecture(8, 128, 6, 4, 512, 64, 'mean'),
 }
+# V-MoE's published networks, and small ones: of which network, which blocks' MLPs are of 8 experts,
+# and how many a token uses.
+PRESETS |= {
+    name: dataclasses.replace(PRESETS[dense], sparse=sparse.SparseConfig(blocks, 8, k))
+    for name, dense, blocks, k in (
+        ('vmoe_s32', 'vit_s32', sparse.last(2, 12), 2),
+        ('vmoe_b16', 'vit_b16', sparse.every(2, 12), 2),
+        ('vmoe32_d6w64', 'vit32_d6w64', sparse.last(2, 6), 1),
+        ('vmoe32_d6w128', 'vit32_d6w128', sparse.last(2, 6), 1),
+        ('vmoe64_d6w128', 'vit64_d6w128', sparse.last(2, 6), 1))}
 
 
 def preset(name):
@@ -46,6 +58,11 @@ def preset(name):
   if name not in PRESETS:
     raise ValueError(f'unknown preset {name!r}; there are {", ".join(PRESETS)}.')
   return PRESETS[name]
+
+
+def sparse_presets():
+  """The names of the presets with sparse layers."""
+  return [name for name, one in PRESETS.items() if getattr(one, 'sparse', None)]
 
 
 def name_of(architecture):
@@ -94,8 +111,7 @@ def build(architecture, adapters=None, precision='float32', seed=0, stochastic_d
   try:
     network = FAMILIES[architecture.family](
         architecture, adapters, stochastic_depth, name='backbone')
-    size = min(architecture.image_size, 64)  # enough to make the variables
-    network(keras.KerasTensor((1, size, size, 3)))
+    network.build((None, None, None, 3))
   finally:
     keras.config.set_dtype_policy(policy)
   return network

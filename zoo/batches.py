@@ -46,11 +46,7 @@ class Batches:
 
   def at(self, step):
     """The batch of a step (0, 1, ...): uint8 [B, H, W, 3] and labels [B, ...]."""
-    number = len(self.images)
-    first, last = step * self.batch, (step + 1) * self.batch
-    chosen = np.concatenate([
-        self._order(epoch)[max(first - epoch * number, 0):last - epoch * number]
-        for epoch in range(first // number, (last - 1) // number + 1)])
+    chosen = self._chosen(step)
     images = self.images[chosen]
     random = np.random.default_rng((self.seed, 1, step))
     if self.flip:
@@ -65,6 +61,14 @@ class Batches:
     """Yields the batches of steps first .. last - 1."""
     for step in range(first, last):
       yield self.at(step)
+
+  def _chosen(self, step):
+    """Indices [B] of the examples of a step."""
+    number = len(self.images)
+    first, last = step * self.batch, (step + 1) * self.batch
+    return np.concatenate([
+        self._order(epoch)[max(first - epoch * number, 0):last - epoch * number]
+        for epoch in range(first // number, (last - 1) // number + 1)])
 
   def _mixed(self, images, labels, random):
     if labels.ndim == 1:

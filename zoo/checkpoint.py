@@ -62,8 +62,9 @@ def restore(work_dir, model, optimizer):
 
 
 def _variables(model, optimizer):
-  """All variables, by their names in the file."""
-  return ({f'model/{variable.path}': variable for variable in model.variables} |
+  """All variables, by their names in the file; those that have none of their own by number."""
+  return ({f'model/{variable.path}': variable for variable in weights.learned(model)} |
+          {f'state/{i}': variable for i, variable in enumerate(weights.states(model))} |
           {f'optimizer/{i}': variable for i, variable in enumerate(optimizer.variables)})
 
 

@@ -31,6 +31,45 @@ class Classifier(keras.Model):
     return self.head(self.backbone(images, training=training))
 
 
+class MultiTask(keras.Model):
+  """Images [B, H, W, 3] in [0, 1] of several tasks to logits [B, C], float32.
+
+  C is the sum of the tasks' classes, one task's behind the other's. What is not of an image's task
+  is so low that a softmax gives it nothing.
+
+  Args:
+    backbone: images and their tasks, as `expert`, to embeddings [B, F], built.
+    sizes: the number of classes of each task.
+  """
+
+  def __init__(self, backbone, sizes, **kwargs):
+    super().__init__(autocast=False, **kwargs)
+    self.backbone = backbone
+    self.classes = sum(sizes)
+    self.task_of_class = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    self.head = keras.layers.Dense(
+        self.classes, dtype='float32', kernel_initializer='zeros', name='head')
+    self.head.build((None, backbone.architecture.features))
+    self.built = True
+
+  def call(self, images, task=0, training=False):
+    """See the class.
+
+    Args:
+      images: float32 [B, H, W, 3].
+      task: int, or int32 [B].
+      training: whether it is a training step's.
+    """
+    logits = self.head(self.backbone(images, training=training, expert=task))
+    task = keras.ops.expand_dims(keras.ops.convert_to_tensor(task), -1)
+    return keras.ops.where(task == self.task_of_class, logits, -1e9)
+
+  def of_labels(self, images, labels):
+    """A training step's logits of images whose labels [B, C] say the task."""
+    task = keras.ops.take(self.task_of_class, keras.ops.argmax(labels, axis=-1))
+    return self(images, task=task, training=True)
+
+
 class Predictor(Classifier):
   """Images [B, H, W, 3] in [0, 1] to log-probabilities [B, C], float32.
 
@@ -39,8 +78,8 @@ class Predictor(Classifier):
   Args:
     backbone, classes: as in `Classifier`.
   """
-  adapters = None
-  training_matters = False
+  adapters = chooses = None
+  sparse = training_matters = False
 
   def __init__(self, backbone, classes, **kwargs):
     super().__init__(backbone, classes, **kwargs)

@@ -50,7 +50,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
 
   devices = strategies.make(strategy)  # before all other use of TensorFlow
   precision = precisions.best() if precision == 'auto' else precision
-  baseline = read_result(baseline_dir, ['baseline'])
+  baseline = pretrain.read_result(baseline_dir, ['baseline'])
   data = pretrain.upstream_task(baseline, data_dir)
   wanted = find_slices(baseline, tree, min_examples, max_overlap, only)
   settings = {'baseline': os.path.abspath(baseline_dir), 'baseline_settings':
@@ -65,7 +65,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
            'recipe': dataclasses.asdict(recipe)}
     with work_dirs.opened(folder, settings | own, strategies.is_chief(devices)):
       if os.path.exists(os.path.join(folder, pretrain.RESULT)):
-        results.append(read_result(folder))
+        results.append(pretrain.read_result(folder))
         continue
       if arrays is None:  # read once, and only if there is something to train
         size = baseline['image_size']
@@ -98,27 +98,6 @@ def find_slices(baseline, tree, min_examples, max_overlap, only=()):
   if not found:
     raise ValueError(f'no node has {min_examples} examples: use a lower --min_examples.')
   return [one for one in found if not only or one.name in only]
-
-
-def read_result(folder, kinds=('baseline', 'expert')):
-  """The result.json of a finished training run.
-
-  Args:
-    folder: its work_dir.
-    kinds: which kinds of run will do.
-
-  Raises:
-    ValueError: there is none, or it is of another kind.
-  """
-  from zoo import atomic
-  try:
-    result = atomic.read_json(os.path.join(folder, pretrain.RESULT))
-  except FileNotFoundError:
-    raise ValueError(f'{folder} is not the folder of a finished training run '
-                     f'(it has no {pretrain.RESULT}).') from None
-  if result.get('kind') not in kinds:
-    raise ValueError(f'{folder} is not the folder of a finished {" or ".join(kinds)}.')
-  return result
 
 
 def _train_one(baseline_dir, baseline, one, arrays, folder, recipe, kind, adapter_width,
@@ -228,7 +207,7 @@ def main(values, command):
   from zoo import slices
   if (values.hierarchy is None) == (values.coarse_label is None):
     raise flags.Error('give either --hierarchy or --coarse_label')
-  baseline = read_result(values.baseline, ['baseline'])
+  baseline = pretrain.read_result(values.baseline, ['baseline'])
   if values.hierarchy:
     tree = hierarchy.from_json(values.hierarchy)
   else:

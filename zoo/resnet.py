@@ -94,6 +94,11 @@ class Unit(keras.layers.Layer):
   def build(self, input_shape):
     """Nothing of its own to build: the layers inside build as they are called."""
 
+  @property
+  def chooses(self):
+    """Whether the result depends on `expert`."""
+    return self.adapter is not None
+
   def call(self, x, expert=0, training=False):
     if self.adapter is not None:
       x = self.adapter(x, expert=expert)

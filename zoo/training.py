@@ -35,7 +35,7 @@ class NotFiniteError(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """SGD with momentum, linear warm-up, then cosine or step decay.
+  """SGD with momentum or Adam, linear warm-up, then cosine or step decay.
 
   Attributes:
     steps: updates.
@@ -44,6 +44,7 @@ class Recipe:
     warmup: steps from zero to the full rate.
     schedule: 'cosine' (to zero) or 'steps' (a tenth after each of `tenths` of the steps).
     tenths: whole numbers; after 30, 60 and 90% if not given.
+    optimizer: 'sgd' or 'adam'.
     momentum: of SGD, in Nesterov's form if `nesterov`.
     weight_decay: decoupled, a step, times the learning rate.
     label_smoothing: share of the target spread over all classes (softmax only).
@@ -57,6 +58,7 @@ class Recipe:
   warmup: int = 0
   schedule: str = 'cosine'
   tenths: tuple[int, ...] = (3, 6, 9)
+  optimizer: str = 'sgd'
   momentum: float = 0.9
   nesterov: bool = True
   weight_decay: float = 0.
@@ -68,7 +70,8 @@ class Recipe:
   seed: int = 0
 
   def __post_init__(self):
-    for name, allowed in (('schedule', ('cosine', 'steps')), ('loss', ('softmax', 'sigmoid'))):
+    for name, allowed in (('schedule', ('cosine', 'steps')), ('optimizer', ('sgd', 'adam')),
+                          ('loss', ('softmax', 'sigmoid'))):
       if getattr(self, name) not in allowed:
         raise ValueError(f'{name} is {getattr(self, name)!r}; it must be one of {allowed}.')
     for name in ('steps', 'batch', 'learning_rate'):
@@ -134,14 +137,17 @@ class Trainer:
       with an attribute `classes`, C.
     recipe: a `Recipe`.
     class_weights: as in `loss_of`.
+    forward: the training step's logits [B, C], if they depend on more than images: a function of
+      images and labels [B, C].
 
   Raises:
     ValueError: the batch does not split evenly over the replicas.
   """
 
-  def __init__(self, model, recipe, class_weights=None):
+  def __init__(self, model, recipe, class_weights=None, forward=None):
     import tensorflow as tf
     self.model = model
+    self._forward = forward or (lambda images, labels: model(images, training=True))
     self.recipe = recipe
     self.strategy = tf.distribute.get_strategy()
     replicas = self.strategy.num_replicas_in_sync
@@ -150,8 +156,9 @@ class Trainer:
       raise ValueError(f'a batch of {recipe.batch} does not split evenly over {replicas} replicas: '
                        f'use --batch={f"{below} or " if below else ""}{below + replicas}.')
     self._class_weights = None if class_weights is None else np.asarray(class_weights, np.float32)
-    optimizer = keras.optimizers.SGD(
-        recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    optimizer = keras.optimizers.Adam(recipe.learning_rate) if recipe.optimizer == 'adam' else (
+        keras.optimizers.SGD(
+            recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov))
     if recipe.weight_decay:  # a variable, so that the runs of a sweep may differ
       optimizer.weight_decay = self._weight_decay = tf.Variable(
           recipe.weight_decay, trainable=False, dtype=tf.float32,
@@ -165,7 +172,7 @@ class Trainer:
     self._fresh = [np.asarray(variable) for variable in optimizer.variables]
     self._at_once = recipe.batch // replicas  # images of one replica
     self._update = self._compiled()
-    self._outputs = sharded(model, self.strategy)
+    self._outputs = self.outputs()
 
   def _compiled(self):
     """The compiled loop over some steps; see `update`."""
@@ -182,7 +189,7 @@ class Trainer:
       if labels.shape.rank == 1:
         labels = tf.one_hot(labels, model.classes)
       with tf.GradientTape() as tape:
-        logits = model(tf.cast(images, tf.float32) / 255., training=True)
+        logits = self._forward(tf.cast(images, tf.float32) / 255., labels)
         loss = tf.reduce_sum(losses_of(labels, logits)) / recipe.batch
         total = loss + share * tf.add_n(model.losses) if model.losses else loss
         if self._half:
@@ -231,7 +238,7 @@ class Trainer:
 
     return update
 
-  def fit(self, batches, recipe, work_dir=None, what='training', watch=None):
+  def fit(self, batches, recipe, work_dir=None, what='training', watch=None, measure=None):
     """Trains the model in place, as `fit` does.
 
     Args:
@@ -239,6 +246,7 @@ class Trainer:
       recipe: a `Recipe` that is the trainer's when `compiled`.
       work_dir, what: as in `fit`.
       watch: called with every row of the log, if given.
+      measure: called for every row, if given, for a dict of further columns.
     """
     import tensorflow as tf
     if compiled(recipe) != compiled(self.recipe):
@@ -249,7 +257,7 @@ class Trainer:
     start = [np.asarray(variable) for variable in self.model.variables]
     while True:
       try:
-        return self._fit(batches, recipe, work_dir, what, watch)
+        return self._fit(batches, recipe, work_dir, what, watch, measure)
       except tf.errors.ResourceExhaustedError:
         if self._at_once == 1:
           raise MemoryError(f'{what}: not even a single image at a time fits into memory: use '
@@ -261,7 +269,7 @@ class Trainer:
         for variable, value in zip(self.model.variables, start, strict=True):
           variable.assign(value)
 
-  def _fit(self, batches, recipe, work_dir, what, watch):
+  def _fit(self, batches, recipe, work_dir, what, watch, measure):
     import tensorflow as tf
     chief = strategies.is_chief(self.strategy)
     for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
@@ -301,7 +309,8 @@ class Trainer:
         if step % every == 0 or step == recipe.steps:
           log.add({'step': step, 'loss': float(np.mean(recent[0])),
                    'accuracy': float(np.mean(recent[1])), 'learning_rate': float(rates[count - 1]),
-                   'seconds': round(time.monotonic() - start, 2)})
+                   'seconds': round(time.monotonic() - start, 2),
+                   **(measure() if measure else {})})
           recent = [[], []]
           if watch is not None:
             watch(log.rows[-1])
@@ -340,6 +349,11 @@ class Trainer:
       return tf.data.Dataset.from_generator(parts, output_signature=signature).prefetch(4 * own)
 
     return iter(self.strategy.distribute_datasets_from_function(of_worker))
+
+  def outputs(self, **arguments):
+    """The model as `sharded`, with further arguments of its call."""
+    return sharded(lambda images, training: self.model(images, training=training, **arguments),
+                   self.strategy)
 
   def predict(self, images, batch=256, what=''):
     """The model's logits, by all replicas together; every process gets all of them.

@@ -17,6 +17,7 @@ from keras import ops
 
 from zoo import adapters as adapters_lib
 from zoo import backbone
+from zoo import sparse as sparse_lib
 
 EPSILON = 1e-6  # of every norm, as published
 
@@ -37,6 +38,7 @@ class Architecture:
     parallel: attention and MLP see the same normalised x, and both are added to x at once.
     qk_norm: queries and keys are normalised, each head's by itself.
     biases: whether queries, keys, values and norms have an offset.
+    sparse: a `zoo.sparse.SparseConfig`, or its fields as a dict, if some MLPs are sparse.
     family: tells module.json of it from a ResNet's.
   """
   patch: int
@@ -49,6 +51,7 @@ class Architecture:
   parallel: bool = False
   qk_norm: bool = False
   biases: bool = True
+  sparse: sparse_lib.SparseConfig | None = None
   family: str = 'ViT'
 
   def __post_init__(self):
@@ -60,6 +63,20 @@ class Architecture:
         raise ValueError(f'{name} is {getattr(self, name)!r}; it must be one of {allowed}.')
     if self.width % self.heads:
       raise ValueError(f'width {self.width} is not a multiple of heads {self.heads}.')
+    if isinstance(self.sparse, dict):
+      object.__setattr__(self, 'sparse', sparse_lib.SparseConfig(**self.sparse))
+    if self.sparse:
+      self._check_sparse()
+
+  def _check_sparse(self):
+    sparse, depth = self.sparse, self.depth
+    if not sparse.blocks or not set(sparse.blocks) <= set(range(depth)):
+      raise ValueError(f'sparse blocks {sparse.blocks} must be among 0..{depth - 1}, one of them '
+                       'at least.')
+    tokens = sparse.group * (self.grid ** 2 + (self.pooling == 'token'))
+    if sparse.experts > tokens:
+      raise ValueError(f'{sparse.experts} experts are more than the {tokens} tokens of '
+                       f'{sparse.group} images that share them: use fewer, or a larger group.')
 
   @property
   def depths(self):
@@ -76,9 +93,16 @@ class Architecture:
     """G, whose square is how many positions are learnt."""
     return -(-self.image_size // self.patch)
 
+  def of_one_task(self):
+    """The same sparse network, whose gates know one task only."""
+    return dataclasses.replace(self, sparse=dataclasses.replace(self.sparse, tasks=1))
+
   def to_dict(self):
     """The fields as plain JSON types; `Architecture(**d)` reads them back."""
-    return dataclasses.asdict(self)
+    fields = dataclasses.asdict(self)
+    if self.sparse:
+      fields['sparse']['blocks'] = list(self.sparse.blocks)
+    return fields
 
 
 def resized(positions, height, width):
@@ -202,13 +226,15 @@ class Block(keras.layers.Layer):
   The adapter acts on what the MLP gives, before that is added (arXiv 1902.00751).
   """
 
-  def __init__(self, architecture, adapter=None, drop=0., **kwargs):
+  def __init__(self, architecture, adapter=None, drop=0., sparse=None, **kwargs):
     super().__init__(**kwargs)
     a = architecture
     self.attention_norm = _norm(a.biases, 'attention_norm')
     self.attention = Attention(a, name='attention')
     self.mlp_norm = None if a.parallel else _norm(a.biases, 'mlp_norm')
-    self.mlp = Mlp(a.mlp_dim, a.width, name='mlp')
+    self.sparse = sparse
+    self.mlp = (sparse_lib.SparseMlp(a.mlp_dim, a.width, sparse, name='mlp') if sparse
+                else Mlp(a.mlp_dim, a.width, name='mlp'))
     self.adapter = adapter and adapters_lib.TokenAdapter(
         adapter.width, adapter.experts, name=adapters_lib.MARK)
     # Each leaves out its branch for some images, and scales it for the others.
@@ -218,9 +244,15 @@ class Block(keras.layers.Layer):
   def build(self, input_shape):
     """As in `Attention`."""
 
-  def call(self, x, expert=0, training=False):
+  @property
+  def chooses(self):
+    """Whether the result depends on `expert`."""
+    return self.adapter is not None or bool(self.sparse and self.sparse.chooses)
+
+  def call(self, x, expert=0, training=False, capacity=None):
     def adapted_mlp(y):
-      y = self.mlp(y)
+      y = (self.mlp(y, task=expert, capacity=capacity, training=training) if self.sparse
+           else self.mlp(y))
       return y if self.adapter is None else self.adapter(y, expert=expert)
 
     y = self.attention_norm(x)
@@ -242,7 +274,10 @@ class VisionTransformer(backbone.Backbone):
     return Embedding(self.architecture, name='embedding')
 
   def make_unit(self, stage, index, adapter, drop):
-    return Block(self.architecture, adapter, drop, name=f'block{stage + 1:02}')
+    sparse = self.architecture.sparse
+    return Block(self.architecture, adapter, drop,
+                 sparse if sparse and stage in sparse.blocks else None,
+                 name=f'block{stage + 1:02}')
 
   def make_norm(self):
     return keras.layers.LayerNormalization(

@@ -13,13 +13,18 @@ def learned(model):
   return [v for v in model.variables if not v.path.endswith('seed_generator_state')]
 
 
+def states(model):
+  """The variables of a model that are states of its random layers."""
+  return [v for v in model.variables if v.path.endswith('seed_generator_state')]
+
+
 def of(model):
-  """A dict from the path of each variable to its value, a float32 array (mostly)."""
-  return {variable.path: np.asarray(variable) for variable in model.variables}
+  """A dict from the path of each learned variable to its value, a float32 array (mostly)."""
+  return {variable.path: np.asarray(variable) for variable in learned(model)}
 
 
 def set_to(model, values, partly=False):
-  """Assigns values to the variables of the same paths.
+  """Assigns values to the learned variables of the same paths.
 
   Args:
     model: a built Keras model.
@@ -29,11 +34,11 @@ def set_to(model, values, partly=False):
   Raises:
     ValueError: an array is missing or has another shape; the message names it.
   """
-  missing = [v.path for v in model.variables if v.path not in values]
+  missing = [v.path for v in learned(model) if v.path not in values]
   if missing and not partly:
     raise ValueError(f'{len(missing)} arrays are missing: {", ".join(missing[:5])}'
                      f'{", ..." if len(missing) > 5 else ""}.')
-  for variable in model.variables:
+  for variable in learned(model):
     if variable.path in values:
       value = values[variable.path]
       if tuple(value.shape) != tuple(variable.shape):
@@ -91,21 +96,12 @@ def load(path):
     FileNotFoundError: it is not there.
     ValueError: it is not an .npz file, or is damaged.
   """
-  return _read(path, dict)
-
-
-def names(path):
-  """The names of the arrays of an .npz file, a list; raises as `load`."""
-  return _read(path, list)
-
-
-def _read(path, read):
   try:
     file = np.load(path, allow_pickle=False)
     if isinstance(file, np.ndarray):
       raise ValueError('it is a single array')
     with file:
-      return read(file)
+      return dict(file)
   # RuntimeError: a damaged header may claim encryption or an unknown compression.
   except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
     raise ValueError(f'{path} is not a whole .npz file ({error}).') from None
