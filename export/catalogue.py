@@ -17,14 +17,14 @@ def entry(module, size):
     size: bytes of its files.
 
   Returns:
-    A dict. Values are text that UTF-8 can write, finite numbers, lists and dicts of such, or
-    None where module.json says nothing: handle, publisher, kind, size; fingerprint, parent,
-    preset, licence, predicts, argument (text); parameters, features, image_size, outputs, seed
-    (numbers); upstream (dict of source, split, examples); experts (names); slices (dicts of name,
-    node, classes, examples: of an expert one, of a packed module one an expert); bars (dicts of name,
+    A dict. Values are text that UTF-8 can write, finite numbers, lists and dicts of such, or None
+    where module.json says nothing: handle, publisher, kind, size; fingerprint, parent, preset,
+    licence, predicts, argument (text); parameters, features, image_size, outputs, seed (numbers);
+    upstream (dict of source, split, examples); experts (names); slices (dicts of name, node,
+    classes, examples: of an expert one, of a packed module one an expert); bars (dicts of name,
     value and baseline, shares for its chart); score (the share it is sorted by), gain (over the
-    baseline, a share) and score_of (words); cost (dict of seconds, images, device); command
-    (list of text) and input_range.
+    baseline, a share) and score_of (words); cost (dict of seconds, images, device); command (list
+    of text) and input_range.
 
   Raises:
     ValueError: module.json holds something else where text, a number, a list or an object

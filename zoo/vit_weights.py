@@ -34,7 +34,8 @@ _POSITIONS = 'Transformer/posembed_input/pos_embedding'  # [1, T, C]
 def check(a):
   """Raises ValueError for a network other than a Vision Transformer as published."""
   if a.family != 'ViT' or a.parallel or a.qk_norm or a.sparse or not a.biases:
-    raise ValueError("ViT weights need a Vision Transformer without ViT-22B's changes.")
+    raise ValueError("ViT weights need a Vision Transformer without ViT-22B's changes and sparse "
+                     'layers.')
 
 
 def architecture(shapes, image_size=None):
