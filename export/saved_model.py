@@ -40,8 +40,20 @@ def save(backbone, path):
   def trained(images, expert):
     return backbone(images, training=True, expert=expert)
 
+  def check(task, capacity):
+    """Assertions, since a GPU would compute something from values that cannot be."""
+    if backbone.chooses == 'task':
+      last = backbone.architecture.sparse.tasks - 1
+      said = f'task must be 0 to {last}.'
+      yield tf.debugging.assert_non_negative(task, said)
+      yield tf.debugging.assert_less_equal(task, last, said)
+    if capacity is not None:
+      yield tf.debugging.assert_positive(capacity, 'capacity must be above 0.')
+
   def embed(images, training, expert=0, capacity=None):
     expert = tf.convert_to_tensor(expert, tf.int32)
+    with tf.control_dependencies(list(check(expert, capacity))):
+      images = tf.identity(images)
     if training and backbone.training_matters:
       return trained(images, expert)  # whose sparse layers have a limit of their own
     return branch(trunk(images, capacity), expert, capacity)

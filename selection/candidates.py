@@ -15,7 +15,7 @@ NOT_CANDIDATES = ('finetuned', 'predictor')  # kinds of modules that give no emb
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """One expert: a module, or one of the experts packed in a module.
+  """One expert: a module, or one of the experts packed, or of the tasks known, in a module.
 
   Attributes:
     module: the `export.hub.Module`.
@@ -40,7 +40,7 @@ class Candidate:
 
   @property
   def kind(self):
-    """'baseline', 'expert', 'packed' or 'foreign'."""
+    """'baseline', 'expert', 'packed', 'multitask' or 'foreign'."""
     return self.module.kind
 
   @property
@@ -165,14 +165,14 @@ def _of_module(module, image_size, input_range):
 def one(handle, hub=hub_lib.EMBEDDED, image_size=None, input_range=None):
   """The candidate that a handle names, 'HANDLE' or, in a packed module, 'HANDLE#EXPERT'.
 
-  EXPERT is an index or the name of a slice.
+  EXPERT is an index or the name of a slice, or of a task of a network for several.
 
   Args:
     handle: as `export.hub.resolve` takes it, perhaps with '#EXPERT'.
     hub, image_size, input_range: as in `find`.
 
   Raises:
-    ValueError: there is no such module or expert, or a packed module needs '#EXPERT'.
+    ValueError: there is no such module, expert or task, or a module needs '#EXPERT' or '#TASK'.
   """
   handle, _, expert = handle.partition('#')
   module = hub_lib.resolve(handle, hub or hub_lib.EMBEDDED)
@@ -184,7 +184,8 @@ def one(handle, hub=hub_lib.EMBEDDED, image_size=None, input_range=None):
     return found[0]
   chosen = [c for c in found if expert and expert in (str(c.expert), c.name)]
   if not chosen:
-    problem = f'has no expert {expert!r}' if expert else 'is a packed module'
-    raise ValueError(f'{handle!r} {problem}: give {handle}#EXPERT, one of '
+    what = module.metadata.get('argument', 'expert')
+    problem = f'has no {what} {expert!r}' if expert else f'has several {what}s'
+    raise ValueError(f'{handle!r} {problem}: give {handle}#{what.upper()}, one of '
                      f'{", ".join(c.name for c in found)}.')
   return chosen[0]

@@ -291,7 +291,7 @@ def test_an_expert_that_fails_is_said_after_the_table(
 
 @pytest.mark.parametrize(('flags', 'complaint'), [
     (['--expert=test/nobody'], "no module 'test/nobody'"),
-    (['--expert=test/packed'], 'is a packed module: give test/packed#EXPERT, one of circle'),
+    (['--expert=test/packed'], 'has several experts: give test/packed#EXPERT, one of circle'),
     (['--expert=test/packed#bird'], "no expert 'bird'"),
     (['--expert=test/baseline'], '--expert=test/baseline is a baseline'),
     (['--explain=page.txt'], '--explain=page.txt must be a file that ends in .html'),

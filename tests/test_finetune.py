@@ -458,7 +458,7 @@ def test_a_module_that_does_not_take_the_image_size_says_so(fixed):
 
 @pytest.mark.parametrize(('flags', 'complaint'), [
     (['--handle=test/nothing'], "no module 'test/nothing'"),
-    (['--handle=test/packed'], 'is a packed module'),
+    (['--handle=test/packed'], 'has several experts'),
     (['--handle=test/baseline', '--task=folder:nowhere'], 'there is no such folder'),
 ])
 def test_bad_input_is_one_line_and_leaves_no_work_dir(tiny_hub, console, flags, complaint):

@@ -157,7 +157,7 @@ def test_a_task_is_not_ranked_by_a_network_that_learnt_from_its_data(published):
 
 def test_a_task_that_the_module_does_not_know_is_named(published):
   from selection import candidates
-  with pytest.raises(ValueError, match='has no expert'):
+  with pytest.raises(ValueError, match=r"has no task 'birds': give .*#TASK, one of digits"):
     candidates.one(f'{published}/made/digits/1#birds', '')
 
 

@@ -124,6 +124,14 @@ def test_capacity_is_a_ratio_of_the_equal_share(tokens, experts, k, ratio, wante
   assert int(routing.slots_for(tf.constant(tokens), experts, k, tf.constant(ratio))) == wanted
 
 
+@pytest.mark.parametrize('ratio', [0., -1., math.nan])
+def test_a_capacity_that_is_not_above_0_is_refused_or_leaves_one_slot(ratio):
+  import tensorflow as tf
+  with pytest.raises(ValueError, match='it must be above 0'):
+    routing.slots_for(64, 8, 1, ratio)
+  assert int(routing.slots_for(64, 8, 1, tf.constant(ratio))) == 1
+
+
 def test_importance_is_0_for_equal_sums_and_experts_minus_1_if_one_has_all():
   assert float(routing.importance_loss(np.full((2, 6, 4), .25, np.float32))) == 0
   one_has_all = np.zeros((1, 6, 4), np.float32)

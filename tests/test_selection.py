@@ -313,7 +313,7 @@ def test_candidates_are_named_by_handle_and_expert(tiny_hub):
   assert candidates.one('test/packed/1#square', tiny_hub).expert == 1
   assert candidates.one('test/packed#0', tiny_hub).name == 'circle'
   assert candidates.one('test/expert', tiny_hub).expert is None
-  with pytest.raises(ValueError, match=r'is a packed module: give .*#EXPERT, one of circle'):
+  with pytest.raises(ValueError, match=r'has several experts: give .*#EXPERT, one of circle'):
     candidates.one('test/packed/1', tiny_hub)
   with pytest.raises(ValueError, match="no expert 'bird'"):
     candidates.one('test/packed/1#bird', tiny_hub)

@@ -286,6 +286,17 @@ def test_a_module_takes_capacity_and_task_and_trains(tmp_path, changes, argument
   assert all(np.abs(tf.convert_to_tensor(g)).max() > 0 for g in gradients)
 
 
+def test_a_module_refuses_a_task_and_a_capacity_that_cannot_be(tmp_path):
+  path = str(tmp_path / 'module')
+  saved_model.save(backbones.build(with_sparse(gate='task', tasks=3)), path)
+  loaded = tf.saved_model.load(path)
+  for arguments, said in (({'task': 3}, 'task must be 0 to 2'), ({'task': -1}, 'task must be'),
+                          ({'capacity': 0.}, 'capacity must be above 0'),
+                          ({'capacity': float('nan')}, 'capacity must be above 0')):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+      loaded(images_of(1), **{name: tf.constant(value) for name, value in arguments.items()})
+
+
 def test_a_module_gives_back_the_network_or_that_of_one_task(tmp_path):
   architecture = with_sparse(gate='task', tasks=3)
   network = backbones.build(architecture, stochastic_depth=.1)  # with further random states

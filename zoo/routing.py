@@ -38,12 +38,18 @@ def slots_for(tokens, experts, k, ratio):
 
   Returns:
     An int where both are known, else an int32 scalar; 1 to S.
+
+  Raises:
+    ValueError: a ratio that is known is not above 0; one of the graph leaves 1 slot then.
   """
+  if isinstance(ratio, (int, float)) and not ratio > 0:
+    raise ValueError(f'capacity is {ratio}; it must be above 0.')
   # A hair less, so that 1.05 * 2000 / 10 is 210 in float32, too.
   if isinstance(tokens, int) and isinstance(ratio, (int, float)):
     return max(1, min(math.ceil(tokens * k * ratio / experts * (1 - 1e-6)), tokens))
-  wanted = ops.cast(tokens, 'float32') * k * ops.cast(ratio, 'float32') / experts
-  return ops.cast(ops.clip(ops.ceil(wanted * (1 - 1e-6)), 1, ops.cast(tokens, 'float32')), 'int32')
+  tokens = ops.cast(tokens, 'float32')
+  wanted = ops.ceil(tokens * k * ops.cast(ratio, 'float32') / experts * (1 - 1e-6))
+  return ops.cast(ops.where(wanted >= 1, ops.minimum(wanted, tokens), 1), 'int32')
 
 
 def choose(gates, k):
