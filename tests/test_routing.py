@@ -55,7 +55,7 @@ def test_slots_are_given_as_a_loop_over_tokens_gives_them(drawn):
   shape, k, slots, priority, seed = drawn
   gates = made(seed, *shape)
   experts, largest = routing.choose(gates, k)
-  routes, _ = routing.assign(experts, largest, shape[2], slots, priority)
+  routes = routing.assign(experts, largest, shape[2], slots, priority)
   wanted_experts, wanted_slots = by_loops(gates, k, slots, priority)
   np.testing.assert_array_equal(routes.experts, wanted_experts)
   np.testing.assert_array_equal(routes.slots, wanted_slots)
@@ -73,7 +73,7 @@ def test_dispatch_and_combine_give_each_token_its_experts_sum(drawn):
   random = np.random.default_rng(seed)
   x = random.normal(size=(groups, tokens, channels)).astype(np.float32)
   matrices = random.normal(size=(number, channels, channels)).astype(np.float32)
-  routes, slots = routing.assign(*routing.choose(gates, k), number, slots, priority)
+  routes = routing.assign(*routing.choose(gates, k), number, slots, priority)
   held, rows = routing.dispatch(x, routes, number, slots)
   found = routing.combine(np.matmul(held, matrices), rows, routes.weights)
   experts, places = by_loops(gates, k, slots, priority)
@@ -85,33 +85,36 @@ def test_dispatch_and_combine_give_each_token_its_experts_sum(drawn):
   np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_without_a_limit_there_are_as_many_slots_as_the_busiest_expert_needs():
-  gates = np.array([[[.9, .1], [.8, .2], [.7, .3], [.1, .9]]], np.float32)
-  routes, slots = routing.assign(*routing.choose(gates, 1), 2)
-  assert int(slots) == 3
-  assert np.asarray(routes.slots)[0, :, 0].tolist() == [0, 1, 2, 0]
+def test_without_a_limit_tokens_are_sorted_by_expert_and_none_is_lost():
+  gates = np.array([[[.9, .1], [.2, .8], [.7, .3], [.6, .4]]], np.float32)
+  x = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
+  routes = routing.assign(*routing.choose(gates, 1), 2, slots=4)
+  held, rows, bounds = routing.pack(x, routes, 2)
+  assert np.asarray(held)[:, 0].tolist() == [0, 2, 3, 1]
+  assert np.asarray(rows)[0, :, 0].tolist() == [0, 3, 1, 2]
+  assert np.asarray(bounds).tolist() == [0, 3, 4]
 
 
 def test_a_second_choice_never_takes_the_slot_of_a_first_choice():
   # The first token's second choice is the expert that the last token wants first.
   gates = np.array([[[.6, .4], [.3, .7]]], np.float32)
-  routes, _ = routing.assign(*routing.choose(gates, 2), 2, slots=1)
+  routes = routing.assign(*routing.choose(gates, 2), 2, slots=1)
   assert np.asarray(routes.slots)[0].tolist() == [[0, 1], [0, 1]]
 
 
 def test_by_priority_the_surest_tokens_are_served_first():
   gates = np.array([[[.6, .4], [.9, .1], [.7, .3]]], np.float32)
   choices = routing.choose(gates, 1)
-  by_place, _ = routing.assign(*choices, 2, slots=2)
+  by_place = routing.assign(*choices, 2, slots=2)
   assert np.asarray(by_place.slots)[0, :, 0].tolist() == [0, 1, 2]
-  by_gate, _ = routing.assign(*choices, 2, slots=2, priority=True)
+  by_gate = routing.assign(*choices, 2, slots=2, priority=True)
   assert np.asarray(by_gate.slots)[0, :, 0].tolist() == [2, 0, 1]
   assert np.asarray(by_gate.weights)[0, :, 0].tolist() == [0, gates[0, 1, 0], gates[0, 2, 0]]
 
 
 def test_a_gate_that_is_not_a_number_is_never_hidden_by_a_full_expert():
   gates = np.array([[[.6, .4], [np.nan, np.nan]]], np.float32)
-  routes, _ = routing.assign(*routing.choose(gates, 1), 2, slots=1)
+  routes = routing.assign(*routing.choose(gates, 1), 2, slots=1)
   assert np.isnan(np.asarray(routes.weights)[0, 1, 0])
 
 

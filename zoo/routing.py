@@ -12,8 +12,6 @@ import typing
 
 from keras import ops
 
-import keras
-
 
 class Routes(typing.NamedTuple):
   """Where tokens go.
@@ -58,7 +56,7 @@ def choose(gates, k):
   return ops.cast(experts, 'int32'), found
 
 
-def assign(experts, gates, number, slots=None, priority=False):
+def assign(experts, gates, number, slots, priority=False):
   """Gives tokens the slots of the experts that they chose.
 
   All first choices come before any second choice; among them earlier tokens come first, or,
@@ -67,11 +65,11 @@ def assign(experts, gates, number, slots=None, priority=False):
   Args:
     experts, gates: as `choose` returns them.
     number: E.
-    slots: Q, an int or an int32 scalar; None for as many as are needed.
+    slots: Q, an int or an int32 scalar; with S nobody is turned away.
     priority: whether the largest gate decides rather than the place.
 
   Returns:
-    (`Routes`, Q).
+    `Routes`.
   """
   groups, tokens, k = ops.shape(experts)
   order = None
@@ -87,13 +85,10 @@ def assign(experts, gates, number, slots=None, priority=False):
     back = ops.argsort(order, axis=1)[..., None]
     places = ops.take_along_axis(places, back, axis=1)
     experts = ops.take_along_axis(experts, back, axis=1)
-  if slots is None:
-    # Only TensorFlow's graphs have shapes that values decide.
-    slots = (ops.max(places) + 1 if keras.backend.backend() == 'tensorflow' else tokens)
   fits = places < slots
   # A product and not a choice: a gate that is not a number must show, whoever is full.
   weights = gates * ops.cast(fits, gates.dtype)
-  return Routes(experts, ops.minimum(places, slots), weights), slots
+  return Routes(experts, ops.minimum(places, slots), weights)
 
 
 def dispatch(x, routes, number, slots):
@@ -121,12 +116,28 @@ def dispatch(x, routes, number, slots):
           ops.where(routes.slots < slots, rows, 0))
 
 
+def pack(x, routes, number):
+  """Sorts the tokens of a group by expert, where nobody is turned away: [1, S, C] to [S * K, C].
+
+  Returns:
+    (the tokens, int32 [1, S, K]: the row of each choice, int32 [E + 1]: the expert e has the rows
+    from the e-th of them on and before the next).
+  """
+  counts = ops.sum(ops.one_hot(routes.experts, number, dtype='int32'), axis=(0, 1, 2))
+  bounds = ops.concatenate([ops.zeros((1,), 'int32'), ops.cumsum(counts)])
+  rows = ops.take(bounds, routes.experts) + routes.slots
+  tokens, k = ops.shape(rows)[1], rows.shape[-1]
+  of_token = ops.repeat(ops.arange(tokens, dtype='int32'), k)
+  holders = ops.scatter(ops.reshape(rows, (-1, 1)), of_token, (tokens * k,))
+  return ops.take(x[0], holders, axis=0), rows, bounds
+
+
 def combine(y, rows, weights):
-  """What the experts made of the tokens, summed: [E, G * Q, C] to [G, S, C].
+  """What the experts made of the tokens, summed: [E, G * Q, C] or [S * K, C] to [G, S, C].
 
   Args:
-    y: the slots' content behind the experts.
-    rows: of `dispatch`.
+    y: what stood in slots or rows, behind the experts.
+    rows: of `dispatch` or `pack`.
     weights: float [G, S, K].
   """
   found = ops.take(ops.reshape(y, (-1, y.shape[-1])), rows, axis=0)  # [G, S, K, C]

@@ -229,15 +229,21 @@ class SparseMlp(keras.layers.Layer):
     if c.normalize:
       chosen = chosen / ops.sum(chosen, axis=-1, keepdims=True)
     ratio = c.capacity if training else capacity
-    slots = None if ratio is None else routing.slots_for(
-        ops.shape(x)[1], c.experts, c.k, ratio)
-    routes, slots = routing.assign(experts, chosen, c.experts, slots, c.priority)
+    tokens = ops.shape(x)[1]
+    slots = tokens if ratio is None else routing.slots_for(tokens, c.experts, c.k, ratio)
+    routes = routing.assign(experts, chosen, c.experts, slots, c.priority and ratio is not None)
     self.gates, self.routes = gates, routes
     if training:
       self._add_losses(logits, noisy, gates)
-    held, rows = routing.dispatch(x, routes, c.experts, slots)
-    y = routing.combine(self._experts(held), rows, routes.weights)
-    return ops.reshape(y, shape)
+    if ratio is None and keras.backend.backend() == 'tensorflow':
+      # Its graphs have shapes that values decide. Elsewhere every expert has S slots then.
+      held, rows, bounds = routing.pack(x, routes, c.experts)
+      y = ops.concatenate([
+          self._expert(held[bounds[e]:bounds[e + 1]], e) for e in range(c.experts)])
+    else:
+      held, rows = routing.dispatch(x, routes, c.experts, slots)
+      y = self._experts(held)
+    return ops.reshape(routing.combine(y, rows, routes.weights), shape)
 
   def _logits(self, x, task):
     gate = self.gate
@@ -248,12 +254,19 @@ class SparseMlp(keras.layers.Layer):
     return ops.matmul(x, gate)
 
   def _experts(self, x):
-    def cast(values):
-      return ops.cast(values, x.dtype)
+    """The MLPs of all experts on tokens of each, [E, Q, C]."""
+    return self._mlp(x, self.kernel0, self.bias0[:, None], self.kernel1, self.bias1[:, None])
 
-    y = ops.matmul(x, cast(self.kernel0)) + cast(self.bias0)[:, None]
-    y = ops.gelu(y, approximate=True)
-    return ops.matmul(y, cast(self.kernel1)) + cast(self.bias1)[:, None]
+  def _expert(self, x, expert):
+    """The MLP of one expert on tokens [Q, C]."""
+    return self._mlp(x, *(weights[expert] for weights in (
+        self.kernel0, self.bias0, self.kernel1, self.bias1)))
+
+  def _mlp(self, x, kernel0, bias0, kernel1, bias1):
+    def linear(x, kernel, bias):
+      return ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
+
+    return linear(ops.gelu(linear(x, kernel0, bias0), approximate=True), kernel1, bias1)
 
   def _add_losses(self, logits, noisy, gates):
     c = self.config
