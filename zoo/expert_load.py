@@ -55,16 +55,19 @@ class Meter:
     labels: int [N], their classes.
     classes: C.
     task: int, or int [N], for gates that know tasks.
+    capacity: the ratio; None for that of training.
+    batch: images at once, whose tokens compete.
   """
 
-  def __init__(self, backbone, images, labels, classes, task=0):
+  def __init__(self, backbone, images, labels, classes, task=0, capacity=None, batch=BATCH):
     import tensorflow as tf
+    self._batch = batch
     self._images, self._labels, self._classes = images, np.asarray(labels), classes
     self._tasks = np.broadcast_to(np.asarray(task, np.int32), len(images))
     blocks = [unit for unit in backbone.units if unit.sparse]
     self._layers = tuple(block.name for block in blocks)
     self._experts = backbone.architecture.sparse.experts
-    capacity = float(backbone.architecture.sparse.capacity)
+    capacity = backbone.architecture.sparse.capacity if capacity is None else capacity
 
     @tf.function(reduce_retracing=True)
     def routes(images, tasks):
@@ -81,12 +84,12 @@ class Meter:
     self._routes = routes
 
   def measure(self):
-    """The `Load` now, at the capacity ratio of training, in batches of 64 images."""
+    """The `Load` now."""
     layers, number = len(self._layers), self._experts
     counts = np.zeros((layers, self._classes, number))
     dropped, entropy, total = np.zeros(layers), np.zeros(layers), len(self._images)
-    for first in range(0, total, BATCH):
-      piece = slice(first, first + BATCH)
+    for first in range(0, total, self._batch):
+      piece = slice(first, first + self._batch)
       labels = self._labels[piece]
       for i, (experts, full, uncertain) in enumerate(
           self._routes(self._images[piece], self._tasks[piece])):

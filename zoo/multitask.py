@@ -17,7 +17,7 @@ from zoo import cli
 from zoo import pretrain
 
 
-def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', examples=None,
+def multitask(tasks, preset, recipe, work_dir, data_dir=None, gate='shared', examples=None,
               temperature=1., baseline=None, sparse=None, image_size=None, precision='float32',
               strategy='default', command=()):
   """Trains a network on several tasks, or goes on with it.
@@ -25,7 +25,7 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
   The gates for tasks are those of arXiv 2204.07689.
 
   Args:
-    names: of the tasks, as `zoo.tasks.load` takes them.
+    tasks: `zoo.tasks.Task`s, or names as `zoo.tasks.load` takes them.
     preset: name of a backbone preset.
     recipe: a `zoo.training.Recipe`; softmax, without label smoothing and MixUp, which would mix
       tasks.
@@ -35,8 +35,10 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
     examples: how many of the first examples of each task's 'train' are used: an int for all, or
       a list of one a task; None for all there are.
     temperature: of the mixture, as in `zoo.mixtures.shares`.
-    baseline: folder of a finished zoo-pretrain of the same network to start from, upcycled if the
-      preset is sparse; None to start from scratch.
+    baseline: folder of a finished zoo-pretrain, zoo-experts or zoo-multitask of the same network
+      to start from, whose dense weights are upcycled if the preset is sparse. 'FOLDER#TASK'
+      starts a network for one task from the gates of a task that the other knows. None starts
+      from scratch.
     sparse: dict of changes to the `zoo.sparse.SparseConfig` of a sparse preset.
     image_size, precision, strategy, command: as in `zoo.pretrain.pretrain`.
 
@@ -58,7 +60,7 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
   from zoo import precision as precisions
   from zoo import sparse_training
   from zoo import strategies
-  from zoo import tasks
+  from zoo import tasks as tasks_lib
   from zoo import training
   from zoo import weights
   from zoo import work_dir as work_dirs
@@ -66,22 +68,17 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
   devices = strategies.make(strategy)  # before all other use of TensorFlow
   chief = strategies.is_chief(devices)
   precision = precisions.best() if precision == 'auto' else precision
-  names = list(names)
-  if len(set(names)) < len(names):
-    raise ValueError(f'task {max(names, key=names.count)!r} is there twice: name each once.')
   for field in ('label_smoothing', 'mixup'):
     if getattr(recipe, field) or recipe.loss != 'softmax':
       raise ValueError(f'{field}, or another loss than softmax, would mix the classes of tasks.')
+  loaded = _loaded(tasks, data_dir)
+  names = [task.name for task in loaded]
   counts = _counts(examples, names)
-  changed = dict(sparse or {})
-  if gate != 'shared':
-    changed |= {'gate': gate, 'tasks': len(names)}
+  changed = (sparse or {}) | (
+      {'gate': gate, 'tasks': len(names)} if gate != 'shared' else {})
   architecture = sparse_training.architecture_of(preset, image_size, changed)
   image_size = architecture.image_size
   start = _start(baseline, architecture) if baseline else {}
-  loaded = [tasks.load(name, data_dir) for name in names]
-  for task in loaded:
-    task.check_one_label('but zoo-multitask learns one: leave it out.')
   settings = {
       'tasks': names, 'sources': [task.source for task in loaded], 'preset': preset, 'gate': gate,
       'examples': counts, 'temperature': str(temperature), 'baseline': baseline, 'sparse': sparse,
@@ -98,22 +95,14 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
       weights.set_to(backbone, start, partly=True)
       model = classifier.MultiTask(backbone, sizes)
       trainer = training.Trainer(model, recipe, forward=model.of_labels)
-
-    def routing_of(several):
-      """Of tasks' examples, with tasks in the place of classes."""
-      return sparse_training.Routing(backbone, names), tasks.Examples(
-          np.concatenate([own.images for own in several]),
-          np.repeat(np.arange(len(several)), [len(own) for own in several]))
-
-    measure = None
-    if backbone.sparse:
-      routing, few = routing_of(train)
-      measure = routing.of_log(few, by_task=True)
-    history = trainer.fit(stream, recipe, work_dir, f'{preset} on {len(names)} tasks: step',
-                          measure=measure)
+    # Tasks take the place of classes.
+    routing = sparse_training.Routing(backbone, names) if backbone.sparse else None
+    history = trainer.fit(
+        stream, recipe, work_dir, f'{preset} on {len(names)} tasks: step',
+        measure=routing and routing.of_log(_by_task(train), by_task=True))
     if chief:
       weights.save(os.path.join(work_dir, pretrain.WEIGHTS), weights.of(model))
-    held_out = [tasks.read(task, ('test', None), image_size) for task in loaded]
+    held_out = [tasks_lib.read(task, ('test', None), image_size) for task in loaded]
     top1 = []
     for number, own in enumerate(held_out):
       logits = training.predict(trainer.outputs(task=number), own.images)
@@ -133,13 +122,33 @@ def multitask(names, preset, recipe, work_dir, data_dir=None, gate='shared', exa
                    'training_batches_top1': history[-1]['accuracy']},
         'cost': pretrain.cost(history, recipe), 'settings': json.loads(json.dumps(settings)),
         'seed': recipe.seed, 'command': list(command)}
-    if backbone.sparse and chief:
-      routing, everything = routing_of(held_out)
-      result['routing'] = routing.write(work_dir, everything, by_task=True)
+    if routing and chief:
+      result['routing'] = routing.write(work_dir, _by_task(held_out), by_task=True)
     if chief:
       atomic.write_json(done, result)
       checkpoint.remove(work_dir)
     return result
+
+
+def _loaded(tasks, data_dir):
+  """The `zoo.tasks.Task`s, each there once and of one label an image."""
+  from zoo import tasks as tasks_lib
+  loaded = [tasks_lib.load(task, data_dir) if isinstance(task, str) else task for task in tasks]
+  names = [task.name for task in loaded]
+  for task in loaded:
+    if names.count(task.name) > 1:
+      raise ValueError(f'task {task.name!r} is there twice: name each once.')
+    task.check_one_label('but zoo-multitask learns one: leave it out.')
+  return loaded
+
+
+def _by_task(several):
+  """The examples of tasks together, labelled with the tasks."""
+  import numpy as np
+  from zoo import tasks as tasks_lib
+  return tasks_lib.Examples(
+      np.concatenate([own.images for own in several]),
+      np.repeat(np.arange(len(several)), [len(own) for own in several]))
 
 
 def _counts(examples, names):
@@ -165,16 +174,28 @@ def _first(task, count, image_size):
   return tasks.read(task, ('train', np.arange(count or there)), image_size)
 
 
-def _start(folder, architecture):
-  """The weights to start a network from: those of a finished run, upcycled if it is sparse."""
+def _start(baseline, architecture):
+  """The weights to start a network from, as `multitask` says."""
+  from zoo import backbones
+  from zoo import sparse
   from zoo import sparse_training
   from zoo import weights
-  result = pretrain.read_result(folder, ['baseline'])
+  folder, _, task = baseline.partition('#')
+  result = pretrain.read_result(folder, ('baseline', 'expert', 'multitask'))
   values = weights.load(os.path.join(folder, pretrain.WEIGHTS))
-  if getattr(architecture, 'sparse', None):
+  there = backbones.architecture_of(result['architecture'])
+  if getattr(architecture, 'sparse', None) and not getattr(there, 'sparse', None):
     return sparse_training.upcycled(folder, result, values, architecture)
-  if result['architecture'] != architecture.to_dict():
-    raise ValueError(f'{folder} is of another network than this preset.')
+  if task:
+    names = [one['name'] for one in result.get('tasks', ())]
+    if task not in names:
+      raise ValueError(f'--baseline={baseline}: {folder} knows no task {task!r}; it knows '
+                       f'{", ".join(names) or "none"}.')
+    there, number = there.of_one_task(), names.index(task)
+    values = {path: value[number:number + 1] if sparse.is_of_task(path) else value
+              for path, value in values.items()}
+  if there != architecture:
+    raise ValueError(f'--baseline={baseline} is of another network than this preset and gate.')
   return values
 
 
@@ -192,8 +213,10 @@ flags.DEFINE_list('examples', None, 'Training examples of each task: one number 
                   'a task; all if not given.', flag_values=FLAGS)
 flags.DEFINE_float('temperature', 1., 'Shares of tasks in the mixture are their examples to the '
                    'power 1/temperature: 1 for in proportion, inf for equal.', flag_values=FLAGS)
-flags.DEFINE_string('baseline', None, 'Folder of a finished zoo-pretrain to start from; upcycled '
-                    'if the preset is sparse.', flag_values=FLAGS)
+flags.DEFINE_string('baseline', None, 'Folder of a finished zoo-pretrain, zoo-experts or '
+                    'zoo-multitask to start from; a dense network is upcycled if the preset is '
+                    'sparse. FOLDER#TASK: from the gates of that task, for one task.',
+                    flag_values=FLAGS)
 flags.DEFINE_string('work_dir', None, 'Folder of this run.', flag_values=FLAGS)
 flags.DEFINE_integer('steps', None, 'Updates.', flag_values=FLAGS)
 flags.DEFINE_integer('image_size', None, "Pixels; the preset's if not given.", flag_values=FLAGS)
