@@ -149,6 +149,19 @@ def test_a_new_task_starts_from_the_gates_of_the_most_similar_task(
   assert body.architecture.sparse.tasks == 1
 
 
+def test_the_gates_of_a_task_are_fine_tuned_into_a_classifier(published, tmp_path):
+  import tensorflow as tf
+  from finetune import sweep
+  from finetune import tuning
+  result = tuning.finetune(
+      shapes_task(30, 6), f'{published}/made/digits/1#{HIGH}', str(tmp_path),
+      sweep.Plan(sweep='fixed', steps=3, batch=8, precision='float32'), hub='')
+  assert result['test_examples'] == 6
+  images = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), np.uint8)
+  probabilities = tf.saved_model.load(result['module'])(images)
+  np.testing.assert_allclose(np.sum(probabilities, -1), 1, atol=1e-5)
+
+
 def test_a_task_is_not_ranked_by_a_network_that_learnt_from_its_data(published):
   import selection
   with pytest.raises(ValueError, match='all 2 candidates are left out'):

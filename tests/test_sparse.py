@@ -18,6 +18,7 @@ from export import saved_model
 from zoo import backbones
 from zoo import batches
 from zoo import classifier
+from zoo import expert_load
 from zoo import sparse
 from zoo import tasks
 from zoo import training
@@ -207,22 +208,24 @@ def test_gates_that_are_not_numbers_stop_the_training_with_a_word():
 
 
 def train(strategy):
-  """Losses and weights of a few steps, without noise, which each device draws for itself."""
+  """Losses, weights and load of a few steps, without noise, which each device draws for itself."""
   architecture = with_sparse(noise=0., load=0., importance=.1, balance=.1)
   recipe = training.Recipe(4, batch=8, learning_rate=.1)
   data = tasks.read(shapes_task(24, 4), ('train', None), 16)
   with strategy.scope():
     model = classifier.Classifier(backbones.build(architecture), 3)
     history = training.fit(model, batches.of(data, recipe), recipe)
-  return [row['loss'] for row in history], weights.of(model)
+  load = expert_load.Meter(model.backbone, data.images, data.labels, 3).measure()
+  return [row['loss'] for row in history], weights.of(model), load.by_class
 
 
 def on_two_replicas():
   tf.config.set_logical_device_configuration(
       tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-  losses, values = train(tf.distribute.OneDeviceStrategy('CPU:0'))
-  own_losses, own = train(tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']))
+  losses, values, load = train(tf.distribute.OneDeviceStrategy('CPU:0'))
+  own_losses, own, own_load = train(tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']))
   np.testing.assert_allclose(own_losses, losses, rtol=1e-5)
+  np.testing.assert_allclose(own_load, load, atol=.02)  # a token on the border may change sides
   for path, value in values.items():
     np.testing.assert_allclose(own[path], value, atol=1e-5, err_msg=path)
 
