@@ -5,6 +5,7 @@ A test that needs the prepared data sets of `../shared/tfds` skips where they ar
 
 import contextlib
 import http.server
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -194,6 +195,29 @@ def started(number, code, *arguments, **environment):
     process.stdin.write('\n')
     process.stdin.flush()
   return lambda: {process.communicate(timeout=60)[0].strip() for process in processes}
+
+
+def forked(function, *arguments):
+  """A process of its own that runs a function of a test file, and need not import Keras.
+
+  Of one that has imported it and done nothing since: imports take seconds, forks do not.
+
+  Returns:
+    A started `multiprocessing.Process`.
+  """
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(['keras', 'pytest'])
+  process = context.Process(
+      target=_in_environment, args=(dict(os.environ), function, *arguments), daemon=True)
+  process.start()
+  return process
+
+
+def _in_environment(environment, function, *arguments):
+  """Calls a function in the environment of this test, not of the first that forked."""
+  os.environ.clear()
+  os.environ.update(environment)
+  function(*arguments)
 
 
 @pytest.fixture

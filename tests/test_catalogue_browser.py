@@ -43,6 +43,10 @@ def address(request, addresses):
   return addresses[request.param]
 
 
+# What the pages do among themselves is the same from everywhere; the others below go to both.
+anywhere = pytest.mark.parametrize('address', ['files'], indirect=True)
+
+
 @pytest.fixture
 def open_page(browser, address):
   """Opens a page of the catalogue; what went wrong in it, or whom it asked, fails the test."""
@@ -97,6 +101,7 @@ def _is_focused(locator):
   return locator.evaluate('element => element === document.activeElement')
 
 
+@anywhere
 def test_typing_finds_modules_by_any_of_their_words(open_page):
   page = open_page('index.html')
   everything = _shown(page)
@@ -129,6 +134,7 @@ def test_filters_add_up_and_the_address_keeps_them(open_page):
   assert len(_shown(again)) == 28
 
 
+@anywhere
 def test_columns_sort_and_what_is_not_known_comes_last(open_page):
   page = open_page('index.html')
   page.get_by_role('button', name='gain').click()
@@ -144,6 +150,7 @@ def test_columns_sort_and_what_is_not_known_comes_last(open_page):
   assert _shown(page)[0] == 'zoo/cifar32-baseline/1'
 
 
+@anywhere
 def test_a_click_in_the_tree_shows_a_slice_with_all_below_it(open_page):
   page = open_page('index.html')
   _item(page, 'group/animal').locator('.name').click()
@@ -158,6 +165,7 @@ def test_a_click_in_the_tree_shows_a_slice_with_all_below_it(open_page):
   assert len(_shown(page)) == 28
 
 
+@anywhere
 def test_the_tree_is_walked_by_keys(open_page):
   page = open_page('index.html')
   press = page.keyboard.press
@@ -255,6 +263,7 @@ def test_dark_is_what_the_system_says_until_the_reader_says_otherwise(open_page)
   assert is_dark(page)
 
 
+@anywhere
 @pytest.mark.parametrize('path', [
     'index.html', 'zoo/tiny32-slices/1/index.html', 'zoo/tiny32-food_solid_food/1/index.html',
     'compare.html#a=zoo/cifar32-cold_blooded_vertebrate/1&b=zoo/tiny32-wheeled_vehicle/1'])

@@ -17,15 +17,17 @@ from selection import proxies
 from selection import ranking
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def task():
   return shapes_task(60, 30)
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-  monkeypatch.setattr(sweep, 'QUICK', (3, 0.03))
-  monkeypatch.setattr(regret, 'BATCH', 16)
+@pytest.fixture(scope='module', autouse=True)
+def short():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sweep, 'QUICK', (3, 0.03))
+    patch.setattr(regret, 'BATCH', 16)
+    yield
 
 
 def judge(task, root, folder, which='all'):
@@ -33,9 +35,18 @@ def judge(task, root, folder, which='all'):
                       lambda rows: regret.to_tune(rows, which, best=1))
 
 
+@pytest.fixture(scope='module')
+def judged(task, tiny_hub, tmp_path_factory):
+  """(what is said of all experts, the folder where it is kept)."""
+  folder = tmp_path_factory.mktemp('kept')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('EXPERT_ZOO_CACHE', str(tmp_path_factory.mktemp('cache')))
+    return judge(task, tiny_hub, folder), folder
+
+
 def test_scores_are_those_of_the_ranking_and_accuracies_are_on_the_test_split(
-    task, tiny_hub, tmp_path):
-  rows = judge(task, tiny_hub, tmp_path / 'kept')
+    task, tiny_hub, judged):
+  rows, _ = judged
   ranked = ranking.rank(task, tiny_hub, proxies=('knn', 'ridge'), seed=0)
   wanted = {(e.candidate.handle, e.candidate.expert): e for e in ranked.entries}
   assert len(rows) == len(wanted) == 4
@@ -53,8 +64,8 @@ def test_scores_are_those_of_the_ranking_and_accuracies_are_on_the_test_split(
   assert [row['first'] for row in rows].count(True) == 1
 
 
-def test_what_is_kept_is_not_done_again(task, tiny_hub, tmp_path, monkeypatch):
-  before = judge(task, tiny_hub, tmp_path / 'kept')
+def test_what_is_kept_is_not_done_again(task, tiny_hub, judged, monkeypatch):
+  before, folder = judged
 
   def never(found, *_, **__):
     assert not found
@@ -62,7 +73,7 @@ def test_what_is_kept_is_not_done_again(task, tiny_hub, tmp_path, monkeypatch):
 
   monkeypatch.setattr(fixed, 'finetune_each', never)
   monkeypatch.setattr(regret, 'probe', never)
-  assert judge(task, tiny_hub, tmp_path / 'kept') == before
+  assert judge(task, tiny_hub, folder) == before
 
 
 def test_experts_that_learnt_from_the_task_are_left_out(task, tiny_hub, tmp_path):
@@ -101,8 +112,8 @@ def test_outcomes_survive_being_kept_as_text():
   assert proxies.accuracy(correct).correct is not None
 
 
-def test_pictures_are_drawn_of_the_lines(task, tiny_hub, tmp_path, console):
-  rows = [{'group': 'natural', **row} for row in judge(task, tiny_hub, tmp_path / 'kept')]
+def test_pictures_are_drawn_of_the_lines(judged, tmp_path, console):
+  rows = [{'group': 'natural', **row} for row in judged[0]]
   path = tmp_path / 'lines.jsonl'
   path.write_text('\n'.join(map(json.dumps, rows)))
   code, out, err = console(regret_charts, f'--lines={path}', f'--out={tmp_path / "out"}')

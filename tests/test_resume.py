@@ -3,15 +3,13 @@
 import csv
 import dataclasses
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from conftest import forked
 from conftest import overflowing
 
 from zoo import backbones
@@ -45,6 +43,7 @@ def ctrl_c():
 
 def command(work_dir, dies):
   """What is killed and started again. It saves after each call of the compiled loop."""
+  os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
   training.SECONDS_BETWEEN_CHECKPOINTS = 0
   backbones.PRESETS['tiny'] = TINY
   save = checkpoint.save
@@ -65,15 +64,6 @@ def command(work_dir, dies):
   pretrain.pretrain('digits', 'tiny', RECIPE, work_dir)
 
 
-def waiting(work_dir, dies):
-  """A process that gives the command as soon as it is told to; imports take it seconds."""
-  code = (f'import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); '
-          f'import test_resume; sys.stdin.readline(); '
-          f'test_resume.command({str(work_dir)!r}, {dies!r})')
-  return subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE,
-                          env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1'})
-
-
 def log_of(folder):
   with open(os.path.join(folder, train_log.FILE), encoding='utf-8') as file:
     return [{name: float(row[name]) for name in NUMBERS} for row in csv.DictReader(file)]
@@ -87,26 +77,20 @@ def step_of(folder):
 
 def test_a_run_killed_again_and_again_has_every_bit_of_an_unbroken_one(tmp_path, monkeypatch):
   broken, whole = tmp_path / 'broken', tmp_path / 'whole'
-  ways = ('after its first checkpoint', 'from outside', 'while it writes a late one', 'not')
-  processes = {dies: waiting(broken, dies) for dies in ways}
+  monkeypatch.setitem(backbones.PRESETS, 'tiny', TINY)
+  pretrain.pretrain('digits', 'tiny', RECIPE, str(whole))
   steps = []
-  try:
-    monkeypatch.setitem(backbones.PRESETS, 'tiny', TINY)
-    pretrain.pretrain('digits', 'tiny', RECIPE, str(whole))
-    for dies, process in processes.items():
-      process.stdin.close()  # go
-      if dies == 'from outside':
-        while process.poll() is None and step_of(broken) < 20:
-          time.sleep(0.002)
-        process.kill()
-      # Killed, and no regular end before that.
-      assert process.wait(300) == (0 if dies == 'not' else -signal.SIGKILL)
-      steps.append(step_of(broken))
-    assert 1 == steps[0] < 20 <= steps[1] < 48 <= steps[2] < 60
-  finally:
-    for process in processes.values():
+  for dies in ('after its first checkpoint', 'from outside', 'while it writes a late one', 'not'):
+    process = forked(command, str(broken), dies)
+    if dies == 'from outside':
+      while process.is_alive() and step_of(broken) < 20:
+        time.sleep(0.002)
       process.kill()
-      process.wait()
+    process.join(300)
+    # Killed, and no regular end before that.
+    assert process.exitcode == (0 if dies == 'not' else -signal.SIGKILL)
+    steps.append(step_of(broken))
+  assert 1 == steps[0] < 20 <= steps[1] < 48 <= steps[2] < 60
   one, other = (weights.load(folder / pretrain.WEIGHTS) for folder in (broken, whole))
   assert set(one) == set(other)
   for path in one:

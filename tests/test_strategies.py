@@ -1,26 +1,25 @@
 """Strategies: the same training on one device, on several and in several processes.
 
-Processes of their own run this file's `child`, and are killed hard in the end: TensorFlow
-hears no signal while it waits for another process.
+Processes of their own run `child`, and are killed hard in the end: TensorFlow hears no signal
+while it waits for another process.
 """
 
 import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import types
 
 import numpy as np
 import pytest
+from conftest import forked
 from conftest import overflowing
 
+from zoo import atomic
 from zoo import backbones
 from zoo import batches
 from zoo import checkpoint
@@ -75,8 +74,9 @@ def train(strategy, last, own, shared):
   return found
 
 
-def child(name, devices, last, own, shared):
-  """Trains in a process with so many logical CPUs and prints what came of it as JSON."""
+def child(name, devices, last, own, shared, ports):
+  """Trains in a process with so many logical CPUs; what came of it is JSON beside `own`."""
+  os.environ |= {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CONFIG': tf_config(ports, int(last))}
   import tensorflow as tf
   training.SECONDS_BETWEEN_CHECKPOINTS = 0
   cpu, = tf.config.list_physical_devices('CPU')
@@ -91,7 +91,7 @@ def child(name, devices, last, own, shared):
           complaint(ValueError, training.Trainer, model, dataclasses.replace(RECIPE, batch=batch))
           for batch in (9, 1)]
       found['overflow'] = overflow(model, stream)
-  print(json.dumps(found), flush=True)
+  atomic.write_json(f'{own}.json', found)
   strategies.barrier(strategy)
 
 
@@ -139,30 +139,23 @@ def runs(tmp_path_factory):
   """
   folder = tmp_path_factory.mktemp('strategies')
   ports = free_ports(2)
-  code = (f'import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); '
-          'import test_strategies; test_strategies.child')
   found, started = {'folder': folder}, {}
   try:
     for who, name, devices in (('mirrored', 'mirrored', 2), ('chief', 'multi_worker', 1),
                                ('worker', 'multi_worker', 1)):
-      last = who != 'chief'
-      arguments = (name, devices, last, str(folder / who), str(folder / f'shared by {name}'))
-      env = os.environ | {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CPP_MIN_LOG_LEVEL': '2',
-                          'TF_CONFIG': tf_config(ports, int(last))}
-      started[who] = subprocess.Popen(
-          [sys.executable, '-c', f'{code}{arguments!r}'], env=env, text=True,
-          stdout=subprocess.PIPE, stderr=(folder / f'{who}.err').open('w'))
+      started[who] = forked(child, name, devices, who != 'chief', str(folder / who),
+                            str(folder / f'shared by {name}'), ports)
     found['one'] = train(strategies.make('one_device:CPU:0'), True, None, str(folder / 'one'))
     until = time.monotonic() + 240
     for who, process in started.items():
-      output, _ = process.communicate(timeout=max(until - time.monotonic(), 1))
-      assert process.returncode == 0, (folder / f'{who}.err').read_text()[-2000:]
-      found[who] = json.loads(output)
+      process.join(max(until - time.monotonic(), 1))
+      assert process.exitcode == 0, who
+      found[who] = atomic.read_json(folder / f'{who}.json')
     return found
   finally:
     for process in started.values():
       process.kill()
-      process.wait()
+      process.join()
 
 
 def column(rows, name):

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -17,11 +16,13 @@ import pytest
 from PIL import Image
 
 from conftest import draw_shape
+from conftest import forked
 from conftest import redescribe
 from export import hub
 from finetune import sweep
 from finetune import transfer_main
 from finetune import tuning
+from zoo import checkpoint
 from zoo import cli
 from zoo import tasks
 from zoo import training
@@ -59,30 +60,33 @@ class _Page(html.parser.HTMLParser):
       self.tables[-1][-1][-1] += data
 
 
-def _child(flags, save):
-  """A process of the binary that kills itself when it has written `save` checkpoints."""
-  code = f'''
-import os, signal, sys
-from finetune import transfer_main
-from zoo import checkpoint, cli, training
-training.SECONDS_BETWEEN_CHECKPOINTS = 0
-saved, save = [], checkpoint.save
-def save_and_die(*arguments):
-  save(*arguments)
-  saved.append(1)
-  if len(saved) == {save}:
-    os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = save_and_die
-sys.exit(cli.run(transfer_main.main, transfer_main.FLAGS, sys.argv[1:]))
-'''
-  return subprocess.Popen([sys.executable, '-c', code, *flags], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def child(flags, number, said):
+  """Runs the binary and kills it when it has written so many checkpoints.
+
+  Args:
+    flags: of the binary.
+    number: of checkpoints.
+    said: file for what it says on stderr.
+  """
+  training.SECONDS_BETWEEN_CHECKPOINTS = 0
+  saved, save = [], checkpoint.save
+
+  def save_and_die(*arguments):
+    save(*arguments)
+    saved.append(1)
+    if len(saved) == number:
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  checkpoint.save = save_and_die
+  with open(said, 'w', buffering=1, encoding='utf-8') as file, contextlib.redirect_stderr(file):
+    sys.exit(cli.run(transfer_main.main, transfer_main.FLAGS, flags))
 
 
-def _killed(child):
-  """What the child said on stderr until it was killed."""
-  _, err = child.communicate(timeout=300)
-  assert child.returncode == -signal.SIGKILL, err
+def _killed(process, said):
+  """What a `child` said on stderr until it was killed."""
+  process.join(300)
+  err = said.read_text()
+  assert process.exitcode == -signal.SIGKILL, err
   return err
 
 
@@ -116,15 +120,17 @@ def job(tiny_hub, tmp_path_factory):
              '--precision=float32', *SMALL])
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('EXPERT_ZOO_CACHE', str(folder / 'cache'))
-    child = _child(found.flags, 15)  # of 10 steps, each with a checkpoint, and 40 by twos
+    said = folder / 'said'
+    # Of 10 steps, each with a checkpoint, and 40 by twos.
+    process = forked(child, found.flags, 15, str(said))
     while not os.path.exists(f'{work}/settings.json'):
-      assert child.poll() is None, child.communicate()[1]
+      assert process.is_alive(), said.read_text()
       time.sleep(0.05)
-    found.child, found.meanwhile = child.pid, _run(found.flags)
-    _killed(child)
+    found.child, found.meanwhile = process.pid, _run(found.flags)
+    _killed(process, said)
     found.first_kill = _times(work)
     found.step = _step(f'{work}/winner/trying-1')
-    found.went_on = _killed(_child(found.flags, 17 + 10 + 21 + 6))
+    found.went_on = _killed(forked(child, found.flags, 17 + 10 + 21 + 6, str(said)), said)
     found.second_kill = _times(work)
     found.last_step = _step(f'{work}/winner/final')
     found.outcome = _run(found.flags)

@@ -1,11 +1,11 @@
 """zoo-vtab: who is chosen, what is trained once, and how processes share it and outlive a kill."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,11 +20,13 @@ from benchmarks import vtab_jobs
 from benchmarks import vtab_results
 from benchmarks import vtab_table
 from benchmarks import vtab_tasks
+from conftest import forked
 from conftest import shapes_task
 from conftest import tiny_description
 from finetune import sweep
 from finetune import tuning
 from selection import ranking
+from zoo import cli
 from zoo import tasks
 from zoo import training
 
@@ -71,6 +73,25 @@ def least_hub(tmp_path_factory):
     publish.publish(backbones.build(architecture, seed=seed), tiny_description(kind), root,
                     f'test/{kind}/1')
   return root
+
+
+@pytest.fixture(scope='module')
+def small_hub(tmp_path_factory):
+  """A baseline of a single layer, for where none but it is fine-tuned, and that often."""
+  from export import import_main
+  from export import sources
+  folder = tmp_path_factory.mktemp('small')
+  _small(folder / 'small.keras')
+  import_main.import_module(
+      sources.find(str(folder / 'small.keras')), str(folder), 'test/small/1', 'made:1.0.0')
+  return str(folder)
+
+
+def _small(path):
+  """Saves a Keras model of a single layer."""
+  import keras
+  keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3, strides=2),
+                    keras.layers.GlobalAveragePooling2D()]).save(path)
 
 
 @pytest.fixture(scope='module')
@@ -137,9 +158,9 @@ def test_what_is_done_is_not_done_again_and_strategies_can_be_added(
 
 
 def test_a_seed_draws_the_examples_of_local_tasks_and_the_order_of_those_of_vtab(
-    tmp_path, least_hub, task):
+    tmp_path, small_hub, task):
   for drawn in (True, False):
-    lines, _ = run(study(tmp_path / str(drawn), least_hub), [subject(task, drawn)], ['baseline'],
+    lines, _ = run(study(tmp_path / str(drawn), small_hub), [subject(task, drawn)], ['baseline'],
                    (0, 1))
     one, two = lines['baseline', 0], lines['baseline', 1]
     assert (one['ids'] == two['ids']) == (not drawn)
@@ -172,10 +193,10 @@ def test_under_the_full_protocol_all_train_and_the_1000_choose(tmp_path, least_h
     assert json.load(file)['examples'] == 1000
 
 
-def test_a_folder_of_other_settings_is_refused(tmp_path, least_hub, task):
-  run(study(tmp_path, least_hub), [subject(task)], ['baseline'])
+def test_a_folder_of_other_settings_is_refused(tmp_path, small_hub, task):
+  run(study(tmp_path, small_hub), [subject(task)], ['baseline'])
   with pytest.raises(ValueError, match=r'another run: plan\.steps is 8 there and 9 here'):
-    run(study(tmp_path, least_hub, plan={'steps': 9}), [subject(task)], ['baseline'])
+    run(study(tmp_path, small_hub, plan={'steps': 9}), [subject(task)], ['baseline'])
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, least_hub, task, monkeypatch):
@@ -203,8 +224,8 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path, least_hub, task, monk
   assert len(failed) == 1
 
 
-def test_a_task_in_other_hands_is_left_to_them_until_they_are_gone(tmp_path, least_hub, task):
-  own = study(tmp_path, least_hub)
+def test_a_task_in_other_hands_is_left_to_them_until_they_are_gone(tmp_path, small_hub, task):
+  own = study(tmp_path, small_hub)
   subjects = [subject(task, name='one'), subject(task, name='two')]
   run(own, subjects[:1], ['baseline'])
   [job] = jobs(tmp_path)
@@ -232,9 +253,9 @@ def mocked(tmp_path_factory):
   return folder
 
 
-def test_all_19_tasks_run_end_to_end_with_one_command(mocked, least_hub, tmp_path, console):
+def test_all_19_tasks_run_end_to_end_with_one_command(mocked, small_hub, tmp_path, console):
   code, out, err = console(
-      vtab, f'--data_dir={mocked}', f'--hub={least_hub}', f'--work_dir={tmp_path}/work',
+      vtab, f'--data_dir={mocked}', f'--hub={small_hub}', f'--work_dir={tmp_path}/work',
       '--strategy=baseline', *SHORT)
   assert code == 0, err
   lines = vtab_results.read(f'{tmp_path}/work')
@@ -257,11 +278,11 @@ def test_all_19_tasks_run_end_to_end_with_one_command(mocked, least_hub, tmp_pat
 
 
 def test_tasks_without_data_are_listed_first_and_the_rest_runs(
-    mocked, least_hub, tmp_path, console):
+    mocked, small_hub, tmp_path, console):
   (tmp_path / 'some').mkdir()
   os.symlink(f'{mocked}/dtd', tmp_path / 'some' / 'dtd')
   code, out, err = console(
-      vtab, f'--data_dir={tmp_path}/some', f'--hub={least_hub}', '--work_dir=work',
+      vtab, f'--data_dir={tmp_path}/some', f'--hub={small_hub}', '--work_dir=work',
       '--strategy=baseline', '--tasks=dtd,resisc45,svhn', *SHORT)
   assert code == 0, err
   told = err.splitlines()
@@ -272,7 +293,7 @@ def test_tasks_without_data_are_listed_first_and_the_rest_runs(
 
 
 def test_preparing_that_fails_says_why_and_the_rest_runs(
-    mocked, least_hub, tmp_path, console, monkeypatch):
+    mocked, small_hub, tmp_path, console, monkeypatch):
   import tensorflow_datasets as tfds
 
   def down(*_, **__):
@@ -282,7 +303,7 @@ def test_preparing_that_fails_says_why_and_the_rest_runs(
   (tmp_path / 'some').mkdir()
   os.symlink(f'{mocked}/dtd', tmp_path / 'some' / 'dtd')
   code, out, err = console(
-      vtab, f'--data_dir={tmp_path}/some', f'--hub={least_hub}', '--work_dir=work', '--prepare',
+      vtab, f'--data_dir={tmp_path}/some', f'--hub={small_hub}', '--work_dir=work', '--prepare',
       '--strategy=baseline', '--tasks=dtd,svhn', *SHORT)
   assert code == 0, err
   assert 'the host is down' in err.splitlines()[0]
@@ -302,32 +323,35 @@ def test_wrong_usage_is_one_line(arguments, code, complaint, console):
   assert complaint in err
 
 
+def zoo_vtab(output, *arguments):
+  """Runs zoo-vtab in a process of its own; what it prints goes into a file."""
+  with open(output, 'w', encoding='utf-8') as file, contextlib.redirect_stdout(file):
+    code = cli.run(vtab.main, vtab.FLAGS, arguments)
+  sys.exit(code)
+
+
 def test_processes_share_a_folder_and_a_killed_one_loses_at_most_its_job(
     mocked, least_hub, tmp_path):
-  def child(work):
-    return subprocess.Popen(
-        [sys.executable, '-m', 'benchmarks.vtab', f'--data_dir={mocked}', f'--hub={least_hub}',
-         f'--work_dir={tmp_path}/{work}', '--strategy=knn,oracle', '--tasks=dtd,eurosat',
-         '--json', *SHORT[:1], '--steps=30', *SHORT[2:]],
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(vtab.__file__))),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  def child(work, output):
+    return forked(
+        zoo_vtab, str(tmp_path / output), f'--data_dir={mocked}', f'--hub={least_hub}',
+        f'--work_dir={tmp_path}/{work}', '--strategy=knn,oracle', '--tasks=dtd,eurosat',
+        '--json', *SHORT[:1], '--steps=30', *SHORT[2:])
 
-  pair = [child('shared'), child('shared')]
-  alone = child('alone')
+  pair = [child('shared', 'first'), child('shared', 'second')]
+  alone = child('alone', 'third')
   while not jobs(tmp_path / 'shared'):
-    assert all(one.poll() is None for one in pair), pair[0].communicate()[1]
+    assert all(one.is_alive() for one in pair)
     time.sleep(0.05)
   before = {job: os.stat(os.path.join(job, tuning.RESULT)).st_mtime_ns
             for job in jobs(tmp_path / 'shared')}
-  pair[0].send_signal(signal.SIGKILL)
-  pair[0].communicate()
-  out, err = pair[1].communicate()
-  assert pair[1].returncode == 0, err
-  expected, err = alone.communicate()
-  assert alone.returncode == 0, err
+  pair[0].kill()
+  for one in (*pair, alone):
+    one.join()
+  assert [one.exitcode for one in (*pair, alone)] == [-signal.SIGKILL, 0, 0]
   for job, when in before.items():  # what was done before the kill was not done again
     assert os.stat(os.path.join(job, tuning.RESULT)).st_mtime_ns == when
-  one, two = (json.loads(text) for text in (out, expected))
+  one, two = (json.loads((tmp_path / name).read_text()) for name in ('second', 'third'))
   assert vtab_table.rows(one) == vtab_table.rows(two)
   for mine, other in zip(one, two, strict=True):
     for key in ('task', 'strategy', 'handle', 'expert', 'test_accuracy', 'nll', 'ids',
@@ -336,11 +360,8 @@ def test_processes_share_a_folder_and_a_killed_one_loses_at_most_its_job(
 
 
 def test_a_keras_model_is_judged_as_it_is(tmp_path, task):
-  import keras
-  model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3, strides=2),
-                            keras.layers.GlobalAveragePooling2D()])
   path = str(tmp_path / 'small.keras')
-  model.save(path)
+  _small(path)
   lines, failed = run(study(tmp_path / 'work', '', handles=(path,)), [subject(task)], ['handle'])
   assert not failed
   line = lines[f'handle:{path}', 0]
