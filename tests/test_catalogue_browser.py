@@ -92,6 +92,13 @@ def _state(page):
   return page.evaluate('location.href').split('/')[-1]
 
 
+def _follow(page, name, within=None):
+  """Clicks a link, and waits for the page that it leads to."""
+  here = page.url
+  (within or page).get_by_role('link', name=name).click()
+  page.wait_for_url(lambda url: url != here)
+
+
 def _item(page, name, upstream='cifar100'):
   """An item of the tree of slices by its key."""
   return page.locator(f'[role=treeitem][data-key^={upstream}][data-key$="{name}"]')
@@ -129,7 +136,7 @@ def test_filters_add_up_and_the_address_keeps_them(open_page):
   assert _shown(again) == ['zoo/tiny32-slices/1']
   again.get_by_role('button', name='Clear').click()
   assert len(_shown(again)) == 28
-  again.get_by_role('link', name='tiny32-slices').click()
+  _follow(again, 'tiny32-slices')
   again.go_back()
   assert len(_shown(again)) == 28
 
@@ -198,8 +205,7 @@ def test_two_modules_stand_side_by_side_and_the_address_names_them(open_page):
   for handle in ('zoo/cifar32-animal/1', 'zoo/cifar32-mammal/1', 'zoo/cifar32-plant/1'):
     page.get_by_label(f'compare {handle}').check()  # the first gives way to the third
   assert page.locator('#rows input:checked').count() == 2
-  page.get_by_role('status').get_by_role('link', name='Compare').click()
-  page.locator('#sides').wait_for()
+  _follow(page, 'Compare', within=page.get_by_role('status'))
   assert _state(page) == 'compare.html#a=zoo%2Fcifar32-mammal%2F1&b=zoo%2Fcifar32-plant%2F1'
 
   def row(page, name):
@@ -214,9 +220,9 @@ def test_two_modules_stand_side_by_side_and_the_address_names_them(open_page):
   again = open_page(_state(page))
   assert row(again, 'slice').locator('td').all_inner_texts() == [
       'mammal (25 classes)', 'animal (45 classes)']
-  again.get_by_role('link', name='zoo/cifar32-animal/1').click()
+  _follow(again, 'zoo/cifar32-animal/1')
   assert again.locator('h1').inner_text() == 'zoo/cifar32-animal/1'
-  again.get_by_role('link', name='compare with another').click()
+  _follow(again, 'compare with another')
   assert again.locator('#a').input_value() == 'zoo/cifar32-animal/1'
 
 
@@ -230,7 +236,7 @@ def test_a_button_copies_the_lines_that_load_a_module(open_page, address, script
   assert f"hub.KerasLayer('{place}/zoo/tiny32-animal/1', trainable=True)" in wanted
   page.get_by_role('button', name='Copy').first.click()
   page.get_by_role('button', name='Copied').wait_for()
-  page.get_by_role('link', name='Catalogue').click()
+  _follow(page, 'Catalogue')
   page.locator('#search').focus()
   page.keyboard.press('ControlOrMeta+v')
   assert page.locator('#search').input_value() == wanted.replace('\n', ' ')
@@ -257,7 +263,7 @@ def test_dark_is_what_the_system_says_until_the_reader_says_otherwise(open_page)
   assert is_dark(page)
   page.get_by_role('button', name='Light').click()
   assert not is_dark(page)
-  page.get_by_role('link', name='cifar32-animal').click()  # it is kept
+  _follow(page, 'cifar32-animal')  # it is kept
   assert not is_dark(page)
   page.get_by_role('button', name='Dark').click()
   assert is_dark(page)
@@ -282,7 +288,7 @@ def test_nothing_is_wider_than_a_telephone(open_page, path):
 def test_without_scripts_all_modules_can_be_read(open_page):
   page = open_page('index.html', java_script_enabled=False)
   assert page.locator('#rows .row').count() == 28
-  page.get_by_role('link', name='tiny32-animal').click()
+  _follow(page, 'tiny32-animal')
   assert page.locator('h1').inner_text() == 'zoo/tiny32-animal/1'
 
 

@@ -76,18 +76,39 @@ def test_a_task_sees_no_class_of_another(trained):
                                own[np.array([0, 1, 1, 0]) == task], atol=1e-4)
 
 
-@pytest.mark.parametrize('preset, more', [
-    ('tiny_vit', ()), ('tiny_vmoe', ()), ('tiny_vmoe', ('--gate=embedding', '--sparse=k=2'))])
-def test_dense_shared_and_embedded_gates_start_from_one_baseline(tmp_path, preset, more):
+@pytest.fixture(scope='module')
+def dense(tmp_path_factory):
+  """A baseline of the dense network."""
+  folder = tmp_path_factory.mktemp('dense')
   assert cli.run(pretrain.main, pretrain.FLAGS, [
-      '--task=digits', '--preset=tiny_vit', '--steps=2', '--batch=8', '--precision=float32',
-      f'--work_dir={tmp_path}/dense']) == 0
-  assert train(tmp_path / 'run', f'--baseline={tmp_path}/dense', '--steps=1', *more,
-               '--learning_rate=1e-9', preset=preset) == 0
-  dense = weights.load(tmp_path / 'dense' / 'weights.npz')
-  here = weights.load(tmp_path / 'run' / 'weights.npz')
+      '--task=digits', '--preset=tiny_vit', '--steps=1', '--batch=8', '--precision=float32',
+      f'--work_dir={folder}']) == 0
+  return folder
+
+
+@pytest.mark.parametrize('preset, more', [
+    ('tiny_vit', ()), ('tiny_vmoe', ('--gate=embedding', '--sparse=k=2'))])
+def test_dense_and_sparse_networks_start_from_one_baseline(dense, tmp_path, preset, more):
+  assert train(tmp_path, f'--baseline={dense}', '--steps=1', *more, '--learning_rate=1e-9',
+               preset=preset) == 0
+  there, here = weights.load(dense / 'weights.npz'), weights.load(tmp_path / 'weights.npz')
   same = 'backbone/block01/attention/query/kernel'
-  np.testing.assert_allclose(here[same], dense[same], atol=1e-6)
+  np.testing.assert_allclose(here[same], there[same], atol=1e-6)
+
+
+def test_a_network_for_one_task_starts_from_the_gates_of_another(trained, tmp_path):
+  more = ('--gate=task', '--steps=1', '--learning_rate=1e-9')
+  assert train(tmp_path / 'run', f'--baseline={trained}#{HIGH}', *more, tasks=PAIR) == 0
+  gate = 'backbone/block02/mlp/task_gate'
+  there, here = weights.load(trained / 'weights.npz'), weights.load(tmp_path / 'run/weights.npz')
+  np.testing.assert_allclose(here[gate][0], there[gate][1], atol=1e-6)
+
+
+def test_gates_of_a_task_that_a_network_does_not_know_are_one_line(trained, tmp_path, capsys):
+  assert train(tmp_path, f'--baseline={trained}#birds', '--gate=task', tasks=PAIR) == 1
+  assert f"knows no task 'birds'; it knows {LOW}, {HIGH}." in capsys.readouterr().err
+  assert train(tmp_path, f'--baseline={trained}', '--gate=task', tasks=PAIR) == 1
+  assert 'is of another network than this preset and gate' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('more, message', [
