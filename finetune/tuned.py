@@ -164,8 +164,8 @@ class Networks:
 
   def __init__(self, classes, strategy=None, precision='float32', trust=False,
                class_weights=None, stochastic_depth=0.):
-    import tensorflow as tf
-    self.strategy = strategy or tf.distribute.get_strategy()
+    saved_model.check_backend()
+    self.strategy = strategy or strategies.current()
     self.chief = strategies.is_chief(self.strategy)
     self.precision = precision
     self._classes, self._trust = classes, trust

@@ -35,6 +35,16 @@ def shared_tfds():
   return str(SHARED)
 
 
+def run_alone(function, *arguments, **environment):
+  """Runs a function of a test file in a process of its own, with strings as arguments."""
+  file = pathlib.Path(function.__code__.co_filename).stem
+  done = subprocess.run(
+      [sys.executable, '-c', f'import {file}; {file}.{function.__name__}(*{arguments!r})'],
+      env={**os.environ, **environment, 'PYTHONPATH': os.pathsep.join(sys.path)},
+      capture_output=True, text=True, timeout=300, check=False)
+  assert done.returncode == 0, done.stderr
+
+
 def tiny_architecture():
   """A network of three thousand parameters for 16-pixel images."""
   from zoo import backbones

@@ -1,9 +1,6 @@
 """Sparse layers: the sum over chosen experts, upcycled networks, tasks, devices, modules."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import hypothesis
 from hypothesis import strategies as st
@@ -13,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_hub
 
+from conftest import run_alone
 from conftest import shapes_task
 from export import saved_model
 from zoo import backbones
@@ -204,7 +202,7 @@ def test_gates_that_are_not_numbers_stop_the_training_with_a_word():
     training.fit(model, batches.of(data, recipe), recipe)
 
 
-# On several devices.
+# On several devices; tests/test_jax.py spreads experts over them.
 
 
 def train(strategy):
@@ -230,38 +228,8 @@ def on_two_replicas():
     np.testing.assert_allclose(own[path], value, atol=1e-5, err_msg=path)
 
 
-def with_experts_spread():
-  network, images = backbones.build(SPARSE), images_of(4)
-  wanted, values = np.asarray(network(images)), weights.of(network)
-  mesh = keras.distribution.DeviceMesh(
-      (1, 2), ('batch', 'model'), keras.distribution.list_devices())
-  keras.distribution.set_distribution(keras.distribution.ModelParallel(
-      layout_map=sparse.layout(mesh), batch_dim_name='batch'))
-  spread = backbones.build(SPARSE, seed=1)
-  weights.set_to(spread, values)
-  where = {v.path.rpartition('/')[-1]: v.value.sharding.shard_shape(v.shape)[0]
-           for v in spread.units[1].mlp.variables if v.ndim > 1}
-  assert where == {'gate': 8, 'kernel0': 2, 'bias0': 2, 'kernel1': 2, 'bias1': 2}
-  np.testing.assert_allclose(spread(images), wanted, atol=1e-5)
-
-
-def run_alone(function, **environment):
-  """Runs a function of this file in a process of its own, that has two devices."""
-  done = subprocess.run(
-      [sys.executable, '-c', f'import test_sparse; test_sparse.{function.__name__}()'],
-      env={**os.environ, **environment, 'PYTHONPATH': os.pathsep.join(sys.path)},
-      capture_output=True, text=True, timeout=300, check=False)
-  assert done.returncode == 0, done.stderr
-
-
 def test_two_replicas_train_as_one_device_does():
   run_alone(on_two_replicas)
-
-
-def test_experts_can_be_spread_over_devices():
-  pytest.importorskip('jax', reason='Keras spreads weights over devices with JAX only')
-  run_alone(with_experts_spread, KERAS_BACKEND='jax',
-            XLA_FLAGS='--xla_force_host_platform_device_count=2')
 
 
 # As modules.

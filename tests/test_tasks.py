@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from zoo import cut_tasks
+from zoo import npz_tasks
 from zoo import pixels
 from zoo import tasks
 
@@ -495,6 +496,61 @@ def _counted(number, failing=()):
 
   return tasks.Task('counted', ('even', 'odd'), {'train': number, 'test': number}, 'counted:1',
                     reader), decoded
+
+
+@pytest.mark.parametrize('keys', [('train_images', 'train_labels', 'test_images', 'test_labels'),
+                                  ('x_train', 'y_train', 'x_test', 'y_test')])
+@pytest.mark.parametrize('form', [(), (1,), (3,)])
+def test_a_file_of_arrays_is_a_task(tmp_path, keys, form):
+  images = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
+  images = np.broadcast_to(images[(..., *[None] * len(form))], (5, 4, 4, *form))
+  labels = np.array([0, 1, 2, 1, 0], np.uint8)
+  np.savez(tmp_path / 'made.npz', **dict(zip(
+      keys, (images[:3], labels[:3, None], images[3:], labels[3:]), strict=True)))
+  task = tasks.load(f'npz:{tmp_path}/made.npz')
+  assert task.class_names == ('0', '1', '2') and task.splits == {'train': 3, 'test': 2}
+  found = tasks.read(task, ('test', None), 4)
+  np.testing.assert_array_equal(found.labels, [1, 0])
+  np.testing.assert_array_equal(found.images[..., 0], np.arange(48, 80).reshape(2, 4, 4))
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_a_task_that_is_written_as_arrays_is_the_same_task(tmp_path, several):
+  labels = np.eye(3, dtype=int)[[0, 2, 1, 1]] if several else np.array([0, 2, 1, 1])
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+  task = tasks.from_arrays('made', ('a', 'b', 'c'), train=(images, labels),
+                           validation=(images[:1], labels[:1]), test=(images[2:], labels[2:]))
+  npz_tasks.save(task, tmp_path / 'made.npz', 8)
+  same = tasks.load(f'npz:{tmp_path}/made.npz')
+  assert (same.class_names, same.splits, same.source) == (
+      task.class_names, task.splits, task.source)
+  for split in task.splits:
+    found, wanted = (tasks.read(one, (split, None), 8) for one in (same, task))
+    assert found.digest() == wanted.digest()
+
+
+@pytest.mark.parametrize('changes, complaint', [
+    ({'test_images': None, 'test_labels': None}, 'has no test_images; it has train_images'),
+    ({'test_labels': None}, 'but no test_labels'),
+    ({'train_images': np.zeros((2, 4, 4))}, 'train_images is float64 [2, 4, 4]; it must be uint8'),
+    ({'train_images': np.zeros((2, 4, 4, 2), np.uint8)}, '1, 3 or 4 channels'),
+    ({'train_labels': np.array([0, -1])}, 'integers [N] from 0 on'),
+    ({'train_labels': np.array([.5, 1.])}, 'train_labels is float64'),
+    ({'train_labels': np.array([0])}, '2 images but 1 labels'),
+    ({'class_names': np.array(['a'])}, 'class_names has 1 names, but labels know 2'),
+    ({'class_names': np.array([{}], object)}, 'is not a whole .npz file')])
+def test_a_file_of_other_arrays_says_what_is_wrong(tmp_path, changes, complaint):
+  arrays = {'train_images': np.zeros((2, 4, 4), np.uint8), 'train_labels': np.array([0, 1]),
+            'test_images': np.zeros((1, 4, 4), np.uint8), 'test_labels': np.array([1])} | changes
+  np.savez(tmp_path / 'made.npz', **{k: v for k, v in arrays.items() if v is not None})
+  with pytest.raises(ValueError) as error:
+    tasks.load(f'npz:{tmp_path}/made.npz')
+  assert complaint in str(error.value)
+
+
+def test_a_file_of_arrays_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r'npz:.*no\.npz: there is no such file'):
+    tasks.load(f'npz:{tmp_path}/no.npz')
 
 
 def test_images_are_decoded_once_for_all_sizes():

@@ -28,7 +28,8 @@ def define_task(values, default='digits'):
   """Adds --task and --data_dir."""
   flags.DEFINE_string(
       'task', default, 'What to learn: a TFDS name (name/config:version), folder:PATH with one '
-      'sub-folder a class (or train/, val/, test/ above them), or digits. '
+      'sub-folder a class (or train/, val/, test/ above them), npz:FILE of arrays (train_images, '
+      'train_labels, test_images, test_labels), or digits. '
       'NAME[FEATURE=VALUE|VALUE] is some of its classes: of the feature label or another that '
       'groups them, or under=NODE of a label tree beside the data.', flag_values=values)
   flags.DEFINE_string('data_dir', None, 'Where TFDS finds prepared data sets.',

@@ -38,9 +38,9 @@ def train(baseline_dir, baseline, found, work_dir, data_dir=None, command=()):
     ValueError: there are fewer than two slices, other upstream data, or work_dir is in use for
       something else.
   """
-  import tensorflow as tf
   from zoo import atomic
   from zoo import backbones
+  from zoo import jit
   from zoo import pretrain
   from zoo import weights
   from zoo import work_dir as work_dirs
@@ -63,7 +63,7 @@ def train(baseline_dir, baseline, found, work_dir, data_dir=None, command=()):
     backbone = backbones.build(backbones.architecture_of(baseline['architecture']))
     values = weights.load(os.path.join(baseline_dir, pretrain.WEIGHTS))
     weights.set_to(backbone, values)
-    embed = tf.function(backbone)
+    embed = jit.jit(backbone, backbone)
     upstream = baseline['upstream']
     wanted = targets([one.classes for one in found],
                      dict(zip(upstream['classes'], upstream['counts'], strict=True)))

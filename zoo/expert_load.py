@@ -8,8 +8,10 @@ import io
 import os
 
 import numpy as np
+from keras import ops
 
 from zoo import atomic
+from zoo import jit
 
 BATCH = 64
 FILE = 'routing.json'
@@ -60,7 +62,6 @@ class Meter:
   """
 
   def __init__(self, backbone, images, labels, classes, task=0, capacity=None, batch=BATCH):
-    import tensorflow as tf
     self._batch = batch
     self._images, self._labels, self._classes = images, np.asarray(labels), classes
     self._tasks = np.broadcast_to(np.asarray(task, np.int32), len(images))
@@ -69,19 +70,18 @@ class Meter:
     self._experts = backbone.architecture.sparse.experts
     capacity = backbone.architecture.sparse.capacity if capacity is None else capacity
 
-    @tf.function(reduce_retracing=True)
     def routes(images, tasks):
-      backbone(tf.cast(images, tf.float32) / 255., expert=tasks, capacity=capacity)
+      backbone(ops.cast(images, 'float32') / 255., expert=tasks, capacity=capacity)
       found = []
       for block in blocks:
         gates, its = block.mlp.gates, block.mlp.routes
-        count = tf.shape(images)[0]
-        entropy = -tf.reduce_sum(gates * tf.math.log(tf.maximum(gates, 1e-20)), -1)
-        found.append((tf.reshape(its.experts, (count, -1)), tf.reshape(
-            its.weights == 0, (count, -1)), tf.reduce_mean(entropy)))
+        count = ops.shape(images)[0]
+        entropy = -ops.sum(gates * ops.log(ops.maximum(gates, 1e-20)), -1)
+        found.append((ops.reshape(its.experts, (count, -1)), ops.reshape(
+            its.weights == 0, (count, -1)), ops.mean(entropy)))
       return found
 
-    self._routes = routes
+    self._routes = jit.jit(routes, backbone)
 
   def measure(self):
     """The `Load` now."""
@@ -93,9 +93,9 @@ class Meter:
       labels = self._labels[piece]
       for i, (experts, full, uncertain) in enumerate(
           self._routes(self._images[piece], self._tasks[piece])):
-        np.add.at(counts[i], (labels[:, None], experts.numpy()), 1)
+        np.add.at(counts[i], (labels[:, None], np.asarray(experts)), 1)
         share = len(labels) / total
-        dropped[i] += share * full.numpy().mean()
+        dropped[i] += share * np.asarray(full).mean()
         entropy[i] += share * float(uncertain)
     with np.errstate(invalid='ignore'):
       by_class = counts / counts.sum(-1, keepdims=True)

@@ -8,6 +8,13 @@ def best():
 
   These are CPUs with AMX, GPUs of compute capability 8 or more, and TPUs.
   """
+  import keras
+  if keras.backend.backend() == 'jax':
+    import jax
+    first = jax.devices()[0]
+    if first.platform == 'gpu':
+      return 'mixed_bfloat16' if float(first.compute_capability) >= 8 else 'float32'
+    return 'mixed_bfloat16' if first.platform == 'tpu' or 'amx_bf16' in _cpu_flags() else 'float32'
   import tensorflow as tf
   if tf.config.list_physical_devices('TPU'):
     return 'mixed_bfloat16'

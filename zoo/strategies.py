@@ -1,7 +1,8 @@
 """Distribution strategies by name, on one device, one machine or several.
 
-Several processes of one run read TF_CONFIG (https://www.tensorflow.org/guide/distributed_training),
-share the work directory, and take the same flags.
+They are TensorFlow's, or `zoo.jax_devices` where Keras' backend is JAX. Several processes of one
+run read TF_CONFIG (https://www.tensorflow.org/guide/distributed_training), share the work
+directory, and take the same flags.
 """
 
 import contextlib
@@ -29,6 +30,9 @@ def make(name='default', seconds=SECONDS_TO_COME):
     ValueError: the name or TF_CONFIG is wrong, or there is no such device.
     TimeoutError: a worker did not come.
   """
+  if _on_jax():
+    from zoo import jax_devices
+    return jax_devices.make(name)
   import tensorflow as tf
   kind, _, rest = name.partition(':')
   if kind not in (one.partition(':')[0] for one in KINDS) or (
@@ -64,6 +68,20 @@ def make(name='default', seconds=SECONDS_TO_COME):
                      f'{str(error).strip().splitlines()[0] if str(error).strip() else ""}).'
                      ) from None
   return tf.distribute.TPUStrategy(resolver)
+
+
+def current():
+  """The strategy in whose scope this is."""
+  if _on_jax():
+    from zoo import jax_devices
+    return jax_devices.current()
+  import tensorflow as tf
+  return tf.distribute.get_strategy()
+
+
+def _on_jax():
+  import keras
+  return keras.backend.backend() == 'jax'
 
 
 def is_chief(strategy):

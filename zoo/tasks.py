@@ -357,8 +357,9 @@ def load(name, data_dir=None, label='label'):
   """Finds a task by name.
 
   Args:
-    name: 'digits'; 'folder:PATH' (see `zoo.folder_tasks`); or a TFDS name with an optional
-      config and version, as in 'name/config:1.0.0' (see `zoo.tfds_tasks`). With
+    name: 'digits'; 'folder:PATH' (see `zoo.folder_tasks`); 'npz:FILE' (see `zoo.npz_tasks`); or
+      a TFDS name with an optional config and version, as in 'name/config:1.0.0' (see
+      `zoo.tfds_tasks`). With
       '[FEATURE=VALUE|VALUE]' behind it, some of its classes only (see `zoo.cut_tasks`):
       'digits[label=3|8]', 'cifar100[coarse_label=fish|people]',
       'tiny_imagenet_32[under=dog|cat]'.
@@ -380,5 +381,8 @@ def load(name, data_dir=None, label='label'):
   if name.startswith('folder:'):
     from zoo import folder_tasks
     return folder_tasks.load(os.path.expanduser(name.removeprefix('folder:')))
+  if name.startswith('npz:'):
+    from zoo import npz_tasks
+    return npz_tasks.load(os.path.expanduser(name.removeprefix('npz:')))
   from zoo import tfds_tasks
   return tfds_tasks.load(name, data_dir, label)

@@ -172,7 +172,7 @@ def find(name, data_dir=None):
     raise ValueError(
         f'unknown task {name!r}' + (f' (near: {", ".join(near)})' if near else '')
         + ': name a TFDS data set (--data_dir says where prepared ones are), folder:PATH, '
-        'or digits.') from None
+        'npz:FILE or digits.') from None
   except (AssertionError, ValueError, RuntimeError) as error:
     raise ValueError(f'task {name!r}: {cli.last_line(error)}') from None
 

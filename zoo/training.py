@@ -1,7 +1,8 @@
 """The training loop, the same upstream and downstream, on one device or many.
 
 Keras' own `fit` does not run under `MultiWorkerMirroredStrategy`; this loop runs under every
-strategy, and gives the same losses under each.
+strategy, and gives the same losses under each. Its steps are compiled by TensorFlow
+(`zoo.tf_steps`) or, where Keras' backend is JAX, by that (`zoo.jax_steps`).
 
 Shapes: N examples, B batch of all replicas together, H height, W width, C classes, S steps of
 one call.
@@ -122,6 +123,39 @@ def loss_of(recipe, class_weights=None):
   return softmax if recipe.loss == 'softmax' else sigmoid
 
 
+class Objective:
+  """What a training step makes smaller.
+
+  Args:
+    model, recipe, class_weights, forward: as of `Trainer`.
+  """
+
+  def __init__(self, model, recipe, class_weights=None, forward=None):
+    self.model = model
+    self._batch = recipe.batch
+    self._losses_of = loss_of(recipe, class_weights)
+    self._forward = forward or (lambda images, labels: model(images, training=True))
+
+  def __call__(self, images, labels, share):
+    """Of a part of a batch: (the scalar to make smaller, sums of loss and hits [2]).
+
+    Args:
+      images: uint8 [P, H, W, 3].
+      labels: integers [P], or float32 [P, C].
+      share: of the losses that are the model's own.
+    """
+    ops = keras.ops
+    if len(labels.shape) == 1:
+      labels = ops.one_hot(labels, self.model.classes)
+    logits = self._forward(ops.cast(images, 'float32') / 255., labels)
+    loss = ops.sum(self._losses_of(labels, logits)) / self._batch
+    total = loss + share * sum(self.model.losses)
+    # The likeliest class is right if no other has more of the label.
+    own = ops.take_along_axis(labels, ops.argmax(logits, -1)[:, None], -1)[:, 0]
+    hits = ops.cast(own >= ops.max(labels, -1), 'float32')
+    return total, ops.stack([loss, ops.sum(hits) / self._batch])
+
+
 class Trainer:
   """A compiled training step of a model, for one run or for the runs of a sweep.
 
@@ -141,102 +175,39 @@ class Trainer:
       images and labels [B, C].
 
   Raises:
-    ValueError: the batch does not split evenly over the replicas.
+    ValueError: the batch does not split evenly over the replicas, or Keras' backend has no such
+      precision.
   """
 
   def __init__(self, model, recipe, class_weights=None, forward=None):
-    import tensorflow as tf
     self.model = model
-    self._forward = forward or (lambda images, labels: model(images, training=True))
     self.recipe = recipe
-    self.strategy = tf.distribute.get_strategy()
+    self.strategy = strategies.current()
     replicas = self.strategy.num_replicas_in_sync
     if recipe.batch % replicas:
       below = recipe.batch - recipe.batch % replicas
       raise ValueError(f'a batch of {recipe.batch} does not split evenly over {replicas} replicas: '
                        f'use --batch={f"{below} or " if below else ""}{below + replicas}.')
-    self._class_weights = None if class_weights is None else np.asarray(class_weights, np.float32)
     optimizer = keras.optimizers.Adam(recipe.learning_rate) if recipe.optimizer == 'adam' else (
         keras.optimizers.SGD(
             recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov))
+    self._weight_decay = None
     if recipe.weight_decay:  # a variable, so that the runs of a sweep may differ
-      optimizer.weight_decay = self._weight_decay = tf.Variable(
-          recipe.weight_decay, trainable=False, dtype=tf.float32,
-          aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-    self._half = any(layer.compute_dtype == 'float16'
-                     for layer in model._flatten_layers())  # pylint: disable=protected-access
-    if self._half:  # its smallest number is 6e-8: gradients need scaling
+      optimizer.weight_decay = self._weight_decay = keras.Variable(
+          recipe.weight_decay, trainable=False, dtype='float32', aggregation='only_first_replica')
+    if any(layer.compute_dtype == 'float16'
+           for layer in model._flatten_layers()):  # pylint: disable=protected-access
+      if keras.backend.backend() != 'tensorflow':
+        raise ValueError('mixed_float16 trains with TensorFlow only: use mixed_bfloat16.')
+      # Its smallest number is 6e-8: gradients need scaling.
       optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
     self._optimizer = optimizer
     self._fresh = [np.asarray(variable) for variable in optimizer.variables]
-    self._at_once = recipe.batch // replicas  # images of one replica
-    self._update = self._compiled()
+    weights = None if class_weights is None else np.asarray(class_weights, np.float32)
+    self._steps = _steps().Steps(
+        Objective(model, recipe, weights, forward), optimizer, recipe.batch, STEPS_BETWEEN_LOGS)
     self._outputs = self.outputs()
-
-  def _compiled(self):
-    """The compiled loop over some steps; see `update`."""
-    import tensorflow as tf
-    model, optimizer, strategy, recipe = self.model, self._optimizer, self.strategy, self.recipe
-    variables, at_once = model.trainable_variables, self._at_once
-    losses_of = loss_of(recipe, self._class_weights)
-    size = recipe.batch // strategy.num_replicas_in_sync
-    parts = -(-size // at_once)
-    share = 1 / strategy.num_replicas_in_sync / parts
-
-    def gradients_of(images, labels):
-      """Of the part's share of the batch's loss; with sums of loss and hits, [2]."""
-      if labels.shape.rank == 1:
-        labels = tf.one_hot(labels, model.classes)
-      with tf.GradientTape() as tape:
-        logits = self._forward(tf.cast(images, tf.float32) / 255., labels)
-        loss = tf.reduce_sum(losses_of(labels, logits)) / recipe.batch
-        total = loss + share * tf.add_n(model.losses) if model.losses else loss
-        if self._half:
-          total = optimizer.scale_loss(total)
-      gradients = tape.gradient(
-          total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-      # Dense: of a packed module's stacked weights only one expert's rows have a gradient.
-      gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-      # The likeliest class is right if no other has more of the label.
-      own = tf.gather(labels, tf.argmax(logits, -1), batch_dims=1)
-      hits = tf.cast(own >= tf.reduce_max(labels, -1), tf.float32)
-      return gradients, tf.stack([loss, tf.reduce_sum(hits) / recipe.batch])
-
-    def in_parts(images, labels):
-      def add(first, gradients, sums):
-        next_one = first + at_once
-        more, others = gradients_of(images[first:next_one], labels[first:next_one])
-        return next_one, [a + b for a, b in zip(gradients, more, strict=True)], sums + others
-
-      start = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-      _, gradients, sums = tf.while_loop(
-          lambda first, *_: first < size, add, (0, start, tf.zeros(2)),
-          parallel_iterations=1)  # the next part only when the memory of the last is free
-      return gradients, sums
-
-    def replica(images, labels):
-      gradients, sums = (gradients_of if parts == 1 else in_parts)(images, labels)
-      if self._half:
-        # Where one replica overflows, all must leave the step out.
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-        context = tf.distribute.get_replica_context()
-        bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.float32)) > 0
-        gradients = [tf.where(bad, np.nan, g) for g in gradients]
-      optimizer.apply(gradients, variables)
-      return sums
-
-    @tf.function
-    def update(batches, rates, steps):
-      """Loss and accuracy [S, 2] of the next `steps` batches, at these learning rates."""
-      rows = tf.TensorArray(tf.float32, STEPS_BETWEEN_LOGS, element_shape=[2])
-      for i in tf.range(steps):
-        optimizer.learning_rate = rates[i]
-        each = strategy.run(replica, next(batches))
-        rows = rows.write(i, strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None))
-      return rows.stack()[:steps]
-
-    return update
 
   def fit(self, batches, recipe, work_dir=None, what='training', watch=None, measure=None):
     """Trains the model in place, as `fit` does.
@@ -248,32 +219,29 @@ class Trainer:
       watch: called with every row of the log, if given.
       measure: called for every row, if given, for a dict of further columns.
     """
-    import tensorflow as tf
     if compiled(recipe) != compiled(self.recipe):
       raise ValueError('the recipe differs from the trainer\'s in more than steps, '
                        f'{", ".join(FREE)}: make another trainer.')
-    if self.recipe.weight_decay:
-      self._weight_decay.assign(recipe.weight_decay)
     start = [np.asarray(variable) for variable in self.model.variables]
     while True:
       try:
         return self._fit(batches, recipe, work_dir, what, watch, measure)
-      except tf.errors.ResourceExhaustedError:
-        if self._at_once == 1:
+      except _steps().OutOfMemoryError:
+        if self._steps.at_once == 1:
           raise MemoryError(f'{what}: not even a single image at a time fits into memory: use '
                             'a smaller network or image size.') from None
-        self._at_once = -(-self._at_once // 2)
+        self._steps.halve()
         logger.warning('%s: out of memory; going on with %d images at once, and the sum of the '
-                       'gradients.', what, self._at_once)
-        self._update = self._compiled()
+                       'gradients.', what, self._steps.at_once)
         for variable, value in zip(self.model.variables, start, strict=True):
           variable.assign(value)
 
   def _fit(self, batches, recipe, work_dir, what, watch, measure):
-    import tensorflow as tf
     chief = strategies.is_chief(self.strategy)
     for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
       variable.assign(value)
+    if self._weight_decay is not None:
+      self._weight_decay.assign(recipe.weight_decay)
     step, history, recent = checkpoint.restore(work_dir, self.model, self._optimizer)
     if np.ptp(strategies.of_all(self.strategy, [step])):
       raise ValueError(f'{what}: the workers went on from different steps, this one from {step}: '
@@ -282,8 +250,7 @@ class Trainer:
     saved = time.monotonic()
     start = saved - (history[-1]['seconds'] if history else 0)
     every = min(STEPS_BETWEEN_LOGS, max(recipe.steps // 20, 1))
-    stream, rates = self._stream(batches, step, recipe.steps), np.zeros(
-        STEPS_BETWEEN_LOGS, np.float32)
+    stream = self._steps.stream(batches, step, recipe.steps)
     pace = 1
 
     def save():
@@ -294,9 +261,9 @@ class Trainer:
         preemption.noticed()) as notice:
       while step < recipe.steps:
         count = min(pace, every - step % every, recipe.steps - step)
-        rates[:count] = [learning_rate(recipe, step + i) for i in range(count)]
+        rates = [float(learning_rate(recipe, step + i)) for i in range(count)]
         began = time.monotonic()
-        found = self._update(stream, tf.constant(rates), tf.constant(count)).numpy()
+        found = self._steps.run(stream, rates)
         slow = time.monotonic() - began > SECONDS_OF_A_CALL
         losses, accuracies = found.T.tolist()
         if not np.isfinite(losses).all():
@@ -308,7 +275,7 @@ class Trainer:
         step += count
         if step % every == 0 or step == recipe.steps:
           log.add({'step': step, 'loss': float(np.mean(recent[0])),
-                   'accuracy': float(np.mean(recent[1])), 'learning_rate': float(rates[count - 1]),
+                   'accuracy': float(np.mean(recent[1])), 'learning_rate': rates[-1],
                    'seconds': round(time.monotonic() - start, 2),
                    **(measure() if measure else {})})
           recent = [[], []]
@@ -328,32 +295,9 @@ class Trainer:
     log.close()
     return log.rows
 
-  def _stream(self, batches, first, last):
-    """The batches of steps first .. last - 1, each replica's part for itself."""
-    import tensorflow as tf
-    replicas = self.strategy.num_replicas_in_sync
-    size = batches.batch // replicas
-    images, labels = batches.at(first) if first < last else batches.at(0)
-    signature = tuple(tf.TensorSpec([size, *array.shape[1:]], array.dtype)
-                      for array in (images, labels))
-
-    def of_worker(context):
-      own = replicas // context.num_input_pipelines
-      mine = range(context.input_pipeline_id * own, (context.input_pipeline_id + 1) * own)
-
-      def parts():
-        for images, labels in batches.stream(first, last):
-          for i in mine:
-            yield images[i * size:(i + 1) * size], labels[i * size:(i + 1) * size]
-
-      return tf.data.Dataset.from_generator(parts, output_signature=signature).prefetch(4 * own)
-
-    return iter(self.strategy.distribute_datasets_from_function(of_worker))
-
   def outputs(self, **arguments):
     """The model as `sharded`, with further arguments of its call."""
-    return sharded(lambda images, training: self.model(images, training=training, **arguments),
-                   self.strategy)
+    return sharded(self.model, self.strategy, **arguments)
 
   def predict(self, images, batch=256, what=''):
     """The model's logits, by all replicas together; every process gets all of them.
@@ -394,26 +338,25 @@ def fit(model, batches, recipe, work_dir=None, what='training'):
   return Trainer(model, recipe).fit(batches, recipe, work_dir, what)
 
 
-def sharded(model, strategy):
-  """A function of float32 images [B, H, W, 3] to the model's outputs [B, ...], for `predict`.
+def sharded(model, strategy, **arguments):
+  """A compiled function of float32 images [B, H, W, 3] to outputs [B, ...], for `predict`.
 
-  Each replica computes a part of the images, each image is seen once, and every process gets
-  all outputs. The model must be of the strategy's scope.
+  Args:
+    model: a Keras model of the strategy's scope. Each replica computes a part of the images, each
+      image is seen once, and every process gets all outputs.
+    strategy: a strategy.
+    arguments: of the model's call, beside images.
   """
-  import tensorflow as tf
-  replicas = strategy.num_replicas_in_sync
+  return _steps().sharded(model, strategy, **arguments)
 
-  @tf.function
-  def outputs(parts):
-    each = strategy.run(lambda images: model(images, training=False), (parts,))
-    return strategy.gather(each, axis=0)
 
-  def spread(images):
-    rest = -len(images) % replicas
-    parts = np.concatenate([images, images[:1].repeat(rest, 0)]) if rest else images
-    return outputs(strategies.to_replicas(strategy, parts))[:len(images)]
-
-  return spread
+def _steps():
+  """The module of steps for Keras' backend."""
+  if keras.backend.backend() == 'jax':
+    from zoo import jax_steps
+    return jax_steps
+  from zoo import tf_steps
+  return tf_steps
 
 
 def predict(function, images, batch=256, what=''):
