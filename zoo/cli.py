@@ -39,8 +39,9 @@ def define_task(values, default='digits'):
 def define_devices(values, name='strategy'):
   """Adds --strategy, under another name where that means something else, and --precision."""
   flags.DEFINE_string(
-      name, 'default', 'Devices: default (one), one_device:GPU:0, mirrored (all of this '
-      'machine), multi_worker (TF_CONFIG names the processes, which share --work_dir) or tpu:NAME.',
+      name, 'default', 'Devices: default (one), one_device:GPU:0, mirrored (all of this machine), '
+      'multi_worker (TF_CONFIG names the processes, which share --work_dir) or tpu:NAME; with '
+      'KERAS_BACKEND=jax default, mirrored, or experts (those of sparse layers are dealt out).',
       flag_values=values)
   flags.DEFINE_string('precision', 'auto', 'float32, mixed_bfloat16, mixed_float16, or auto: '
                       'mixed_bfloat16 where the processor multiplies such numbers by itself.',
