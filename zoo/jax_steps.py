@@ -5,11 +5,17 @@ It trains where there is no TensorFlow. Arrays stay in the model's variables bet
 Shapes: B batch, H height, W width, S steps of one call.
 """
 
+import collections
+from concurrent import futures
+
 import jax
 import keras
 import numpy as np
 
 from zoo import jit
+
+
+AHEAD = 4  # batches that are made at once, in threads, as each depends on its step alone
 
 
 class OutOfMemoryError(MemoryError):
@@ -110,8 +116,14 @@ class Steps:
     return jax.device_put(array, layout.backend_layout)
 
   def stream(self, batches, first, last):
-    """The `zoo.batches.Batches` of steps first .. last - 1."""
-    return batches.stream(first, last)
+    """The `zoo.batches.Batches` of steps first .. last - 1, made while the device computes."""
+    with futures.ThreadPoolExecutor(AHEAD) as makers:
+      coming = collections.deque()
+      for step in range(first, last + AHEAD):
+        if step < last:
+          coming.append(makers.submit(batches.at, step))
+        if step >= first + AHEAD:
+          yield coming.popleft().result()
 
 
 def _values(*pairs):
