@@ -2,8 +2,9 @@
 
 A finished zoo-pretrain run of a sparse preset is tested under several capacity ratios, with batch
 priority routing and without (arXiv 2106.05974, section 4). Prints one JSON line a ratio and
-order: top1, its standard error, the share of dropped choices, and cost, the multiply-adds of an
-image beside those of the dense network; `--chart` draws the curves of such lines.
+order: top1, its standard error, what is lost against no limit with the standard error of these
+paired outcomes, the share of dropped choices, and cost, the multiply-adds of an image beside those
+of the dense network; `--chart` draws the curves of such lines.
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ def curve(work_dir, data_dir=None, ratios=RATIOS, batch=256):
     batch: images whose tokens compete.
 
   Returns:
-    A list of dicts: capacity (None without a limit), priority, top1, stderr, dropped, cost.
+    A list of dicts: capacity (None without a limit), priority, top1, stderr, lost, lost_stderr,
+    dropped, cost.
   """
   import numpy as np
   from zoo import backbones
@@ -43,7 +45,7 @@ def curve(work_dir, data_dir=None, ratios=RATIOS, batch=256):
   held_out = tasks.read(task, ('test', None), result['image_size'])
   values = weights.load(os.path.join(work_dir, pretrain.WEIGHTS))
   described = backbones.architecture_of(result['architecture'])
-  found = []
+  found, without_limit = [], None
   for priority in (False, True):
     architecture = dataclasses.replace(
         described, sparse=dataclasses.replace(described.sparse, priority=priority))
@@ -54,12 +56,16 @@ def curve(work_dir, data_dir=None, ratios=RATIOS, batch=256):
         continue  # nobody is turned away
       logits = training.predict(_limited(model, ratio), held_out.images, batch)
       right = np.argmax(logits, -1) == held_out.labels
+      if ratio is None:
+        without_limit = right
+      lost = without_limit.astype(float) - right
       dropped = 0. if ratio is None else float(expert_load.Meter(
           model.backbone, held_out.images, held_out.labels, len(task.class_names),
           capacity=ratio, batch=batch).measure().dropped.mean())
       found.append({
           'capacity': ratio, 'priority': priority, 'top1': float(right.mean()),
-          'stderr': float(right.std() / len(right) ** 0.5), 'dropped': dropped,
+          'stderr': float(right.std() / len(right) ** 0.5), 'lost': float(lost.mean()),
+          'lost_stderr': float(lost.std() / len(lost) ** 0.5), 'dropped': dropped,
           'cost': cost(architecture, ratio)})
   return found
 
@@ -91,7 +97,10 @@ def cost(architecture, ratio=None):
 
 
 def chart(lines, path):
-  """Draws top-1 against cost, with and without priority, as a picture at `path`."""
+  """Draws top-1 against cost, with and without priority, as a picture at `path`.
+
+  Bars are standard errors of the paired difference to no limit.
+  """
   from matplotlib import figure
   drawn = figure.Figure(figsize=(6, 4), layout='constrained')
   axis = drawn.subplots()
@@ -99,13 +108,13 @@ def chart(lines, path):
     own = sorted((line for line in lines if line['capacity'] and line['priority'] == priority),
                  key=lambda line: line['cost'])
     axis.errorbar([line['cost'] for line in own], [100 * line['top1'] for line in own],
-                  [100 * line['stderr'] for line in own], marker='o', capsize=2, label=label)
+                  [100 * line['lost_stderr'] for line in own], marker='o', capsize=2, label=label)
     for line in own if priority else ():
       axis.annotate(f'{line["capacity"]:g}', (line['cost'], 100 * line['top1']), fontsize=7,
-                    xytext=(0, 6), textcoords='offset points', ha='center')
+                    xytext=(-4, 4), textcoords='offset points', ha='right')
   full = next(line for line in lines if line['capacity'] is None)
   axis.axhline(100 * full['top1'], color='grey', linestyle=':', label='without a limit')
-  axis.set_xlabel('multiply-adds of an image, dense network = 1 (capacity ratio beside each point)')
+  axis.set_xlabel('multiply-adds of an image, dense network = 1\n(beside points: capacity ratio)')
   axis.set_ylabel('top-1, %')
   axis.legend()
   drawn.savefig(path, dpi=120)

@@ -33,8 +33,8 @@ def architecture(sparse_layers):
   from zoo import sparse
   from zoo import vit
   # Without noise, which every backend draws for itself.
-  config = sparse.SparseConfig((1,), experts=4, group=2, noise=0., load=0., importance=.1)
-  return vit.Architecture(4, 8, 2, 2, 12, 16, 'mean', sparse=config if sparse_layers else None)
+  config = sparse.SparseConfig((0,), experts=4, group=2, noise=0., load=0., importance=.1)
+  return vit.Architecture(4, 8, 1, 2, 12, 16, 'mean', sparse=config if sparse_layers else None)
 
 
 def recipe(**changes):
@@ -141,7 +141,7 @@ def by_jax(folder):
     trainer = trainer_of(start['sparse'])
     losses = fit(trainer)
     where = {v.path.rpartition('/')[-1]: v.value.sharding.shard_shape(v.shape)[0]
-             for v in trainer.model.backbone.units[1].mlp.variables if v.ndim > 1}
+             for v in trainer.model.backbone.units[0].mlp.variables if v.ndim > 1}
     assert where == {'gate': 8, 'kernel0': 2, 'bias0': 2, 'kernel1': 2, 'bias1': 2}
     write(folder, 'experts', trainer, losses)
   assert keras.distribution.distribution() is None
