@@ -54,14 +54,16 @@ def save(backbone, path):
     return backbone(images, training=True, expert=expert)
 
   def check(task, capacity):
-    """Assertions, since a GPU would compute something from values that cannot be."""
+    """Assertions, since a GPU would compute something from values that cannot be.
+
+    Bare ones: the branches of tf.debugging's make TensorFlow's optimizer complain at every load.
+    """
     if backbone.chooses == 'task':
       last = backbone.architecture.sparse.tasks - 1
-      said = f'task must be 0 to {last}.'
-      yield tf.debugging.assert_non_negative(task, said)
-      yield tf.debugging.assert_less_equal(task, last, said)
+      yield tf.raw_ops.Assert(condition=(task >= 0) & (task <= last),
+                              data=[f'task must be 0 to {last}.'])
     if capacity is not None:
-      yield tf.debugging.assert_positive(capacity, 'capacity must be above 0.')
+      yield tf.raw_ops.Assert(condition=capacity > 0, data=['capacity must be above 0.'])
 
   def embed(images, training, expert=0, capacity=None):
     expert = tf.convert_to_tensor(expert, tf.int32)
