@@ -11,10 +11,10 @@ import dataclasses
 import json
 import statistics
 import sys
-import time
 
 from absl import flags
 
+from benchmarks import speed
 from zoo import cli
 
 
@@ -41,25 +41,17 @@ def measure(preset, experts, k, batch, rounds, precision):
           sparse, sparse=dataclasses.replace(sparse.sparse, experts=number, k=k))
       for number in experts}
   made = {name: _runs(architecture, batch, precision) for name, architecture in networks.items()}
-  for _ in range(2):  # compiles, and finds its pace
-    for runs, _ in made.values():
-      for run in runs.values():
-        run()
-  seconds = {what: {name: [] for name in made} for what in ('step', 'forward', 'layer')}
-  for _ in range(rounds):
-    for what, of in seconds.items():
-      for name, (runs, _) in made.items():
-        start = time.perf_counter()
-        runs[what]()
-        of[name].append(time.perf_counter() - start)
+  kinds = ('step', 'forward', 'layer')
+  seconds = speed.in_turn({
+      (what, name): runs[what] for what in kinds for name, (runs, _) in made.items()}, rounds)
   found = {'preset': preset, 'k': k, 'batch': batch, 'rounds': rounds, 'precision': precision,
            'parameters': {name: count for name, (_, count) in made.items()}}
-  for what, of in seconds.items():
+  for what in kinds:
+    dense = seconds[what, 'dense']
     found[f'{what}_over_dense'] = {
-        name: round(statistics.median(
-            a / b for a, b in zip(of[name], of['dense'], strict=True)), 3)
-        for name in of if name != 'dense'}
-    found[f'{what}_seconds_dense'] = round(statistics.median(of['dense']), 4)
+        name: round(speed.ratio(seconds[what, name], dense), 3)
+        for name in made if name != 'dense'}
+    found[f'{what}_seconds_dense'] = round(statistics.median(dense), 4)
   return found | {'versions': metadata.versions()}
 
 
@@ -70,6 +62,7 @@ def _runs(architecture, batch, precision):
   from zoo import backbones
   from zoo import batches
   from zoo import classifier
+  from zoo import tasks
   from zoo import training
   size, width = architecture.image_size, architecture.width
   backbone = backbones.build(architecture, precision=precision)
@@ -78,7 +71,7 @@ def _runs(architecture, batch, precision):
   images = random.integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
   recipe = training.Recipe(steps=4, batch=batch, learning_rate=1e-3, flip=False, crop=0)
   trainer = training.Trainer(model, recipe)
-  stream = batches.of(training_examples(images), recipe)
+  stream = batches.of(tasks.Examples(images, np.arange(batch) % 10), recipe)  # made labels
   block = backbone.units[-1]
   tokens = tf.constant(random.normal(size=(batch, architecture.grid ** 2, width)), tf.float32)
   tokens = tf.cast(tokens, backbone.compute_dtype)
@@ -95,13 +88,6 @@ def _runs(architecture, batch, precision):
   return {'step': lambda: trainer.fit(stream, recipe),
           'forward': lambda: trainer.predict(images, batch),
           'layer': layer}, model.count_params()
-
-
-def training_examples(images):
-  """Images with made labels, as `zoo.tasks.Examples`."""
-  import numpy as np
-  from zoo import tasks
-  return tasks.Examples(images, np.arange(len(images)) % 10)
 
 
 FLAGS = cli.new_flags()

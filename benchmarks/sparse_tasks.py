@@ -109,30 +109,22 @@ class Study:
 
   def _selected(self, task, runs):
     """The name among `runs`, of (folder, task or None), with the best leave-one-out 1-NN."""
+    from export import trained
     from selection import proxies
+    from zoo import pretrain
     from zoo import tasks
     from zoo import training
     train = tasks.read(task, ('train', None), self._size)
     found = {}
     for name, (folder, number) in runs.items():
-      network = _backbone(folder)
+      network = trained.network(
+          folder, pretrain.read_result(folder, ('baseline', 'expert', 'multitask')))
       options = {} if number is None else {'expert': number}
       embeddings = training.predict(
           lambda images, network=network, options=options: network(images, **options),
           train.images)
       found[name] = proxies.Knn()(embeddings, train.labels).value
     return max(found, key=found.get)
-
-
-def _backbone(folder):
-  """The network of a finished run."""
-  from zoo import backbones
-  from zoo import pretrain
-  from zoo import weights
-  result = pretrain.read_result(folder, ('baseline', 'expert', 'multitask'))
-  network = backbones.build(backbones.architecture_of(result['architecture']))
-  weights.set_to(network, weights.load(os.path.join(folder, pretrain.WEIGHTS)))
-  return network
 
 
 def rows(study, question, seed):

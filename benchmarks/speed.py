@@ -33,24 +33,20 @@ def measure(preset, image_size, batch, steps, rounds):
     round: embed_over_forward, and finetune over each of the others.
   """
   from export import metadata
-  contenders = _contenders(preset, image_size, batch, steps)
-  for _ in range(2):  # compiles, and finds its pace
-    for run in contenders.values():
-      run()
-  seconds = _seconds(contenders, rounds)
+  seconds = in_turn(_contenders(preset, image_size, batch, steps), rounds)
 
-  def ratio(one, other):
-    return statistics.median(b / a for a, b in zip(seconds[one], seconds[other], strict=True))
+  def rates_over(one, other):
+    return round(ratio(seconds[other], seconds[one]), 3)
 
   return {
       'preset': preset, 'image_size': image_size, 'batch': batch, 'rounds': rounds,
       'images_per_second': {name: round(batch * steps / statistics.median(taken), 1)
                             for name, taken in seconds.items()},
-      'embed_over_forward': round(ratio('embed', 'forward'), 3),
-      **{f'finetune_over_{name}': round(ratio('finetune', name), 3)
-         for name in contenders if 'fit' in name},
-      'foreign_over_hub_fit': round(ratio('finetune_foreign', 'hub_fit'), 3),
-      'bfloat16_over_float32': round(ratio('finetune_bfloat16', 'finetune'), 3),
+      'embed_over_forward': rates_over('embed', 'forward'),
+      **{f'finetune_over_{name}': rates_over('finetune', name)
+         for name in seconds if 'fit' in name},
+      'foreign_over_hub_fit': rates_over('finetune_foreign', 'hub_fit'),
+      'bfloat16_over_float32': rates_over('finetune_bfloat16', 'finetune'),
       'versions': metadata.versions()}
 
 
@@ -121,8 +117,19 @@ def _contenders(preset, image_size, batch, steps):
       'finetune_bfloat16': native('mixed_bfloat16')}
 
 
-def _seconds(contenders, rounds):
-  """The seconds of each contender in each round, in which all run in turn."""
+def in_turn(contenders, rounds):
+  """The seconds of each contender in each round, in which all run in turn.
+
+  Args:
+    contenders: dict from name to function.
+    rounds: how many, after two that are not counted: in them they compile, and find their pace.
+
+  Returns:
+    A dict from name to a list of floats.
+  """
+  for _ in range(2):
+    for run in contenders.values():
+      run()
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, run in contenders.items():
@@ -130,6 +137,11 @@ def _seconds(contenders, rounds):
       run()
       seconds[name].append(time.perf_counter() - start)
   return seconds
+
+
+def ratio(seconds, others):
+  """The median of the ratios of two contenders' seconds, round by round."""
+  return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
 
 
 FLAGS = cli.new_flags()

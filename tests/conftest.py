@@ -4,6 +4,7 @@ A test that needs the prepared data sets of `../shared/tfds` skips where they ar
 """
 
 import contextlib
+import dataclasses
 import http.server
 import multiprocessing
 import os
@@ -19,6 +20,13 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'tfds'
+# A label tree of the digits, as JSON.
+TREE = {'synsets': {
+    'any': {'lemmas': ['any'], 'hypernyms': []},
+    'low': {'lemmas': ['low number'], 'hypernyms': ['any']},
+    'high': {'lemmas': ['high'], 'hypernyms': ['any']},
+    **{str(i): {'lemmas': [str(i)], 'hypernyms': ['low' if i < 5 else 'high']}
+       for i in range(10)}}}
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +51,20 @@ def run_alone(function, *arguments, **environment):
       env={**os.environ, **environment, 'PYTHONPATH': os.pathsep.join(sys.path)},
       capture_output=True, text=True, timeout=300, check=False)
   assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope='module')
+def sparse_presets():
+  """The presets tiny_vit and tiny_vmoe, the same with four experts in its last block."""
+  from zoo import backbones
+  from zoo import sparse
+  from zoo import vit
+  dense = vit.Architecture(8, 16, 2, 2, 16, 32, 'mean')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(backbones.PRESETS, 'tiny_vit', dense)
+    patch.setitem(backbones.PRESETS, 'tiny_vmoe', dataclasses.replace(
+        dense, sparse=sparse.SparseConfig((1,), 4)))
+    yield
 
 
 def tiny_architecture():

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from conftest import TREE
 from conftest import run_alone
 
 pytest.importorskip('jax', reason='the extra `jax` is not installed')
@@ -218,11 +219,9 @@ def pretrain_by_jax(folder):
       f'--task=npz:{folder}/digits.npz', '--preset=tiny_vmoe', '--steps=2',
       f'--work_dir={folder}/baseline', '--strategy=mirrored', *more]) == 0
   with open(f'{folder}/tree.json', 'w', encoding='utf-8') as file:
-    json.dump({'synsets': {name: {'lemmas': [name], 'hypernyms': above} for name, above in (
-        ('all', []), ('low', ['all']), ('high', ['all']),
-        *((str(i), ['low' if i < 5 else 'high']) for i in range(10)))}}, file)
+    json.dump(TREE, file)
   assert cli.run(experts.main, experts.FLAGS, [
-      f'--baseline={folder}/baseline', f'--work_dir={folder}/experts', '--steps=1', '--slices=low',
+      f'--baseline={folder}/baseline', f'--work_dir={folder}/experts', '--steps=1', '--slices=high',
       '--min_examples=100', f'--hierarchy={folder}/tree.json', *more]) == 0
 
   # What JAX has not is one line.

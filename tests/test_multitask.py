@@ -10,21 +10,10 @@ from zoo import backbones
 from zoo import cli
 from zoo import multitask
 from zoo import pretrain
-from zoo import sparse
-from zoo import vit
 from zoo import weights
 
-DENSE = vit.Architecture(8, 16, 2, 2, 16, 32, 'mean')
-SPARSE = vit.Architecture(8, 16, 2, 2, 16, 32, 'mean', sparse=sparse.SparseConfig((1,), 4))
+pytestmark = pytest.mark.usefixtures('sparse_presets')
 LOW, HIGH, PAIR = 'digits[label=0|1|2]', 'digits[label=3|4|5]', 'digits[label=6|7]'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def presets():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(backbones.PRESETS, 'tiny_vit', DENSE)
-    patch.setitem(backbones.PRESETS, 'tiny_vmoe', SPARSE)
-    yield
 
 
 def train(folder, *more, tasks=f'{LOW},{HIGH}', preset='tiny_vmoe'):

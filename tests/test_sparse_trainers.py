@@ -6,20 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from conftest import TREE
 from zoo import backbones
 from zoo import expert_load
 from zoo import pretrain
-from zoo import sparse
-from zoo import vit
 
-DENSE = vit.Architecture(8, 16, 2, 2, 16, 32, 'mean')
-SPARSE = vit.Architecture(8, 16, 2, 2, 16, 32, 'mean', sparse=sparse.SparseConfig((1,), 4))
-TREE = {'synsets': {
-    'any': {'lemmas': ['any'], 'hypernyms': []},
-    'low': {'lemmas': ['low number'], 'hypernyms': ['any']},
-    'high': {'lemmas': ['high'], 'hypernyms': ['any']},
-    **{str(i): {'lemmas': [str(i)], 'hypernyms': ['low' if i < 5 else 'high']}
-       for i in range(10)}}}
+pytestmark = pytest.mark.usefixtures('sparse_presets')
 
 
 def train(folder, preset, *more):
@@ -28,14 +20,6 @@ def train(folder, preset, *more):
       '--task=digits', f'--preset={preset}', '--steps=12', '--warmup=2', '--batch=32', '--noflip',
       '--optimizer=adam', '--learning_rate=0.003', '--precision=float32',
       f'--work_dir={folder}', *more])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def presets():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(backbones.PRESETS, 'tiny_vit', DENSE)
-    patch.setitem(backbones.PRESETS, 'tiny_vmoe', SPARSE)
-    yield
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +97,7 @@ def test_only_the_same_network_can_be_upcycled(dense, tmp_path, capsys):
 
 
 def test_load_is_counted_class_by_class():
-  network = backbones.build(SPARSE)
+  network = backbones.build(backbones.preset('tiny_vmoe'))
   gate = next(v for v in network.variables if v.path.endswith('/gate'))
   images = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
   labels = np.arange(70) % 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from conftest import TREE
 from export import hub
 from export import publish
 from export import saved_model
@@ -21,14 +22,6 @@ from zoo import tasks
 from zoo import training
 from zoo import vit
 from zoo import weights
-
-TREE = {'synsets': {
-    'any': {'lemmas': ['any'], 'hypernyms': []},
-    'low': {'lemmas': ['low number'], 'hypernyms': ['any']},
-    'high': {'lemmas': ['high'], 'hypernyms': ['any']},
-    **{str(i): {'lemmas': [str(i)], 'hypernyms': ['low' if i < 5 else 'high']}
-       for i in range(10)}}}
-
 
 # Two stages, 64 features and images of 16 pixels.
 TINY = {'tiny_resnet': backbones.Architecture((1, 1), 32, 'basic', 8, 'small', 2, 16),

@@ -14,7 +14,6 @@ import numpy as np
 
 from zoo import jit
 
-
 AHEAD = 4  # batches that are made at once, in threads, as each depends on its step alone
 
 
@@ -78,8 +77,13 @@ class Steps:
     objective, optimizer = self._objective, self._optimizer
     trained, others, parts = self._trained, self._others, self._batch // self.at_once
 
+    def scope_of(values, states):
+      """In which the variables have these values."""
+      return keras.StatelessScope(list(zip(
+          [*trained, *others], [*values, *states], strict=True)), collect_losses=True)
+
     def loss(values, states, images, labels):
-      with _values(trained, values, others, states) as scope:
+      with scope_of(values, states) as scope:
         total, sums = objective(images, labels, 1 / parts)
       return total, ([scope.get_current_value(variable) for variable in others], sums)
 
@@ -101,7 +105,7 @@ class Steps:
     def step(values, states, images, labels, rate):
       states, gradients, sums = (gradients_of if parts == 1 else in_parts)(
           values, states, images, labels)
-      with _values(trained, values, others, states) as scope:
+      with scope_of(values, states) as scope:
         optimizer.learning_rate = rate
         optimizer.apply(gradients, trained)
       return *([scope.get_current_value(variable) for variable in own]
@@ -124,13 +128,6 @@ class Steps:
           coming.append(makers.submit(batches.at, step))
         if step >= first + AHEAD:
           yield coming.popleft().result()
-
-
-def _values(*pairs):
-  """A scope in which variables have other values: variables, values, variables, values, ..."""
-  return keras.StatelessScope(
-      [pair for own, values in zip(pairs[::2], pairs[1::2], strict=True)
-       for pair in zip(own, values, strict=True)], collect_losses=True)
 
 
 def sharded(model, strategy, **arguments):

@@ -113,7 +113,7 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
         'cost': cost(history, recipe),
         'settings': json.loads(json.dumps(settings)),  # as it reads back
         'seed': recipe.seed, 'command': list(command)}
-    if routing:
+    if routing and chief:
       result['routing'] = routing.write(work_dir, held_out, tree, result['upstream']['counts'])
     if chief:
       atomic.write_json(done, result)
