@@ -48,7 +48,7 @@ def compare(task, root, seed, confidences, proxy='knn', cache=None):
     root: folder of the hub.
     seed: draws the examples.
     confidences: a list.
-    proxy: that ranks, 'knn' or 'ridge'.
+    proxy: that ranks, one with outcomes or a mean with such a part.
     cache: as in `selection.ranking.rank`.
 
   Yields:
@@ -65,7 +65,8 @@ def compare(task, root, seed, confidences, proxy='knn', cache=None):
     found = scores[raced.winner.candidate.key]
     yield {
         'task': task.name, 'seed': seed, 'experts': len(scores), 'examples': whole.examples,
-        'proxy': proxy, 'confidence': confidence, 'best': best.value, 'found': found.value,
+        'proxy': proxy, 'unit': whole.proxies[0].unit, 'confidence': confidence,
+        'best': best.value, 'found': found.value,
         'stderr': best.stderr, 'same': raced.winner.candidate.key == whole.winner.candidate.key,
         'within': best.value - found.value <= best.stderr,
         'beats_baseline': whole.beats_baseline,
@@ -78,11 +79,12 @@ def summary(lines):
   """Means over the races of one confidence, as text."""
   import numpy as np
   loss = np.array([line['best'] - line['found'] for line in lines])
+  unit, scale = ('points', 100) if lines[0]['unit'] == '%' else (lines[0]['unit'], 1)
   return (f'confidence {lines[0]["confidence"]}: {len(lines)} races, '
           f'{np.mean([line["share"] for line in lines]):.0%} of the images, same winner '
           f'{np.mean([line["same"] for line in lines]):.0%}, within one standard error '
           f'{np.mean([line["within"] for line in lines]):.0%}, mean loss '
-          f'{100 * loss.mean():.2f} points, largest {100 * loss.max():.1f}')
+          f'{scale * loss.mean():.2f} {unit}, largest {scale * loss.max():.1f}')
 
 
 FLAGS = cli.new_flags()
@@ -92,7 +94,8 @@ flags.DEFINE_list('tasks', [], 'Names of the suite; all if not given.', flag_val
 flags.DEFINE_integer('seeds', 3, 'Draws of the examples.', flag_values=FLAGS)
 flags.DEFINE_list('confidences', ['0.9', '0.95', '0.99'], 'Of the races.',
                   flag_values=FLAGS)
-flags.DEFINE_enum('proxy', 'knn', ('knn', 'ridge'), 'That ranks.', flag_values=FLAGS)
+flags.DEFINE_string('proxy', 'knn+logme', 'That ranks: knn, ridge, or a mean with one of them.',
+                    flag_values=FLAGS)
 
 
 def main(values, command):

@@ -19,6 +19,7 @@ import time
 
 from absl import flags
 
+from benchmarks import selectors
 from benchmarks import suite
 from export import hub
 from zoo import atomic
@@ -250,21 +251,20 @@ def to_tune(rows, which, best=2, names=('knn', 'ridge', 'logme', 'domain')):
     which: 'all'; 'none'; or 'chosen': the baselines, those that some selector chooses, and the
       best by linear probe, without which there is no saying what the best expert gives.
     best: how many of the best by linear probe.
-    names: scores that choose.
+    names: scores that choose, beside the mean by which rankings are made.
 
   Returns:
     A set of keys.
   """
   if which != 'chosen':
     return {key for key, _ in rows} if which == 'all' else set()
-  ordered = sorted(rows, key=lambda item: -item[1]['probe'])
-  chosen = {key for key, _ in ordered[:best]}
-  chosen |= {key for key, row in rows if row['kind'] == 'baseline'}
+  own = [row for _, row in rows]
+  chosen = sorted(own, key=lambda row: -row['probe'])[:best]
+  chosen += [row for row in own if row['kind'] == 'baseline']
   for name in names:
-    scored = [item for item in rows if name in item[1]['scores']]
-    if scored:
-      chosen.add(max(scored, key=lambda item: item[1]['scores'][name])[0])
-  return chosen
+    chosen += selectors.best(own, name)
+  chosen += selectors.best_mean(own, ('knn', 'logme'))
+  return {key for key, row in rows if any(row is one for one in chosen)}
 
 
 def _rounded(value):

@@ -33,13 +33,19 @@ def best_baseline(rows, name='knn'):
   return best([row for row in rows if row['kind'] == 'baseline'], name)
 
 
-def mean_rank(rows, names, number=1):
-  """The best by the mean of their ranks under several scores."""
-  import scipy.stats
-  ranks = np.mean([scipy.stats.rankdata([-row['scores'][name] for row in rows])
-                   for name in names], axis=0)
-  order = sorted(range(len(rows)), key=lambda i: (ranks[i], rows[i]['kind'] != 'baseline'))
-  return [rows[i] for i in order[:number]]
+def best_mean(rows, names, number=1):
+  """The best by the mean of several scores, each standardised over the rows: `selection.fusion`."""
+  from selection import fusion
+  if any(row['scores'].get(name) is None for row in rows for name in names):
+    return []
+  values = sum(fusion.standardized(np.array([[row['scores'][name]] for row in rows]))[:, 0]
+               for name in names)
+
+  def place(i):  # as `selection.ranking.best_first`
+    row = rows[i]
+    return -round(values[i], 12), -row['scores'][names[0]], row['kind'] != 'baseline'
+
+  return [rows[i] for i in sorted(range(len(rows)), key=place)[:number]]
 
 
 def unless_noise(rows, name):
@@ -82,7 +88,10 @@ RULES = {
     'ridge': lambda rows: best(rows, 'ridge'),
     'LogME': lambda rows: best(rows, 'logme'),
     'H-score': lambda rows: best(rows, 'hscore'),
-    '1-NN and ridge': lambda rows: mean_rank(rows, ('knn', 'ridge')),
+    '1-NN and LogME (the default)': lambda rows: best_mean(rows, ('knn', 'logme')),
+    '1-NN and ridge': lambda rows: best_mean(rows, ('knn', 'ridge')),
+    '1-NN and H-score': lambda rows: best_mean(rows, ('knn', 'hscore')),
+    '1-NN, LogME and H-score': lambda rows: best_mean(rows, ('knn', 'logme', 'hscore')),
     '1-NN, unless noise': lambda rows: unless_noise(rows, 'knn'),
     'ridge, unless noise': lambda rows: unless_noise(rows, 'ridge'),
     '1-NN, unless within 1 s.e.': lambda rows: unless_close(rows, 'knn'),
@@ -90,8 +99,11 @@ RULES = {
     'domain prediction': lambda rows: best(rows, 'domain'),
     'label matching': lambda rows: best(rows, 'labels'),
     'hybrid: 1-NN and baseline': lambda rows: best(rows, 'knn') + best_baseline(rows),
+    'hybrid: the default and baseline': lambda rows: (
+        best_mean(rows, ('knn', 'logme')) + best_baseline(rows)),
     'three best by 1-NN': lambda rows: best(rows, 'knn', 3),
     'three best by ridge': lambda rows: best(rows, 'ridge', 3),
+    'three best by the default': lambda rows: best_mean(rows, ('knn', 'logme'), 3),
 }
 
 

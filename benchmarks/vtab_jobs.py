@@ -33,7 +33,7 @@ from zoo import work_dir as work_dirs
 
 logger = logging.getLogger(__name__)
 
-BY_PROXY = (*proxies.NAMES, *matching.NAMES)
+BY_PROXY = (*ranking.PROXIES, *proxies.NAMES, *matching.NAMES)
 # Baseline: the one of the most upstream data. Hybrid: it and the best by 1-NN, the better on val.
 # Oracle: of all, the best on test. Handle: each of --handles.
 STRATEGIES = ('baseline', *BY_PROXY, 'hybrid', 'oracle', 'handle')

@@ -15,6 +15,7 @@ from finetune import sweep
 from finetune import tuned
 from finetune import tuning
 from selection import candidates
+from selection import matching
 from selection import ranking
 from selection import show
 from zoo import atomic
@@ -31,7 +32,7 @@ REPORT = 'report.html'
 
 def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
              image_size=None, data_dir=None, plan=None, k=1, members=0, kind='experts',
-             trust=False, command=(), input_range=None):
+             trust=False, command=(), input_range=None, proxies=ranking.PROXIES):
   """Ranks the experts of a hub for a task, fine-tunes the best and the baseline, and reports.
 
   Both are fine-tuned under the same plan, so that the gain of the choice can be seen. Every
@@ -42,7 +43,8 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     task: a `zoo.tasks.Task`, or a name as `zoo.tasks.load` takes it.
     hub: folder of the hub, or '' for none.
     work_dir: folder of this run; several workers share it.
-    handles, image_size, data_dir, k, trust, input_range: as in `selection.ranking.rank`.
+    handles, image_size, data_dir, k, trust, input_range, proxies: as in
+      `selection.ranking.rank`.
     plan: a `finetune.sweep.Plan`; None for the light sweep as suits the machine.
     members: how many of the best experts an ensemble is made of; 0 for no ensemble.
     kind: of the ensemble, as in `finetune.ensembles.ensemble`.
@@ -54,6 +56,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     or what `finetune.ensembles.ensemble` returns), ranking, module (path of the winner's, or of
     the ensemble's), report (path), seconds by phase, versions.
   """
+  matching.make(proxies, k)  # unknown ones are said before anything is done
   plan = plan or sweep.default_plan()
   strategy = strategies.make(plan.strategy)  # before all other use of TensorFlow
   if isinstance(task, str):
@@ -64,7 +67,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
   for one in found:
     tuned.check(one, plan.tune)
   chief = strategies.is_chief(strategy)
-  with work_dirs.opened(work_dir, _settings(task, found, plan, k), chief):
+  with work_dirs.opened(work_dir, _settings(task, found, plan, k, proxies), chief):
     done = os.path.join(work_dir, RESULT)
     kept = atomic.read_json(done) if os.path.exists(done) else {}
     wanted = [members, kind] if members else None
@@ -73,7 +76,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     ranking_path = os.path.join(work_dir, RANKING)
     if chief:
       _keep(ranking_path, lambda: ranking.rank(
-          task, hub, handles, image_size, data_dir, k=k, trust=trust,
+          task, hub, handles, image_size, data_dir, proxies, k, trust=trust,
           input_range=input_range).to_dict())
     strategies.barrier(strategy)
     ranked = atomic.read_json(ranking_path)
@@ -112,10 +115,11 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     return result
 
 
-def _settings(task, found, plan, k):
+def _settings(task, found, plan, k, proxies):
   """What a work_dir is of: the same call goes on in it, another is refused."""
   settings = {
-      'task': task.name, 'source': task.source, 'k': k, 'plan': dataclasses.asdict(plan),
+      'task': task.name, 'source': task.source, 'k': k, 'proxies': list(proxies),
+      'plan': dataclasses.asdict(plan),
       'modules': {c.handle: [c.module.metadata['fingerprint'], c.image_size] for c in found}}
   ranges = {c.handle: list(c.input_range) for c in found if c.input_range != foreign.UNIT}
   return settings | ({'input_range': ranges} if ranges else {})

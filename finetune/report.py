@@ -34,7 +34,7 @@ def write(result, task, winner, baseline):
   tried = [one for _, run in runs for one in run['tried']]
   page.write(
       result['report'], os.path.join(os.path.dirname(__file__), 'report.html.j2'),
-      result=result, ranked=ranked, verdict=show.verdict(ranked), both=both,
+      result=result, ranked=ranked, show=show, verdict=show.verdict(ranked), both=both,
       ensemble=result['ensemble'],
       runs=runs, more=[(title, key) for title, key, plain in MORE
                        if any(one[key] != plain for one in tried)],

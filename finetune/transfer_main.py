@@ -1,7 +1,7 @@
 """zoo-transfer: finds the best expert for a task and fine-tunes it.
 
-Ranks the experts of a hub by leave-one-out nearest-neighbour accuracy on the task's 1,000
-examples, fine-tunes the best one and, under the same rule, the baseline, and writes
+Ranks the experts of a hub by what their frozen embeddings say of the task's 1,000 examples, as
+zoo-rank does, fine-tunes the best one and, under the same rule, the baseline, and writes
 result.json, report.html and a module that classifies raw images into --work_dir. Without
 flags: the embedded zoo on handwritten digits. Started again, it goes on.
 """
@@ -14,6 +14,7 @@ from absl import flags
 
 from export import hub
 from finetune import main as finetune_main
+from selection import rank_main
 from zoo import cli
 
 FLAGS = cli.new_flags()
@@ -21,7 +22,8 @@ cli.define_task(FLAGS)
 cli.define_hub(FLAGS, hub.EMBEDDED)
 flags.DEFINE_string('work_dir', None, 'Folder of this run; runs/transfer-TASK if not given.',
                     flag_values=FLAGS)
-flags.DEFINE_integer('k', 1, 'Neighbours that vote in the ranking.', flag_values=FLAGS)
+rank_main.define_proxy(FLAGS)
+flags.DEFINE_integer('k', 1, 'Neighbours that vote in knn.', flag_values=FLAGS)
 flags.DEFINE_integer('ensemble', 0, 'Make an ensemble of so many of the best experts.',
                      lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_enum('ensemble_kind', 'experts', ['experts', 'hyper', 'heads'],
@@ -39,7 +41,7 @@ def main(values, command):
   result = line.transfer(
       values.task, values.hub, work_dir, values.handles, values.image_size, values.data_dir,
       finetune_main.plan_of(values, values.seed, values.strategy), values.k, values.ensemble,
-      values.ensemble_kind, values.trust, command, values.input_range)
+      values.ensemble_kind, values.trust, command, values.input_range, values.proxy)
   if values.json:
     print(json.dumps(result))
     return

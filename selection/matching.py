@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from selection import candidates as candidates_lib
+from selection import fusion
 from selection import proxies
 
 NAMES = ('domain', 'labels')
@@ -36,8 +37,8 @@ class Domain:
   made_with = 'zoo-experts --kind=domains and zoo-publish'
 
   def summary(self, predicted):
-    """What all candidates are judged by, of log-probabilities [N, S]: see `means`."""
-    return means(predicted)
+    """What all candidates are judged by, of log-probabilities [N, S]: `selection.proxies.means`."""
+    return proxies.means(predicted)
 
   def __call__(self, summary, predictor, candidate):
     """The `selection.proxies.Score` of a candidate.
@@ -73,7 +74,7 @@ class Labels:
 
   def summary(self, predicted):
     """As `Domain.summary`, of log-probabilities [N, L]."""
-    return means(np.exp(np.asarray(predicted, np.float64)))
+    return proxies.means(np.exp(np.asarray(predicted, np.float64)))
 
   def __call__(self, summary, predictor, candidate):
     """As `Domain.__call__`, summary float64 [1 + R, L]."""
@@ -95,40 +96,40 @@ def _unknown(predictor, candidate):
 
 
 def make(names, k=1, distance='euclidean', method='auto'):
-  """The selectors of these names: proxies and those of this file.
+  """The selectors of these names: proxies, means of some, and those of this file.
 
   Args:
-    names: some of `selection.proxies.NAMES` and `NAMES`.
+    names: some of `selection.proxies.NAMES` and `NAMES`; of the former also several as one, with
+      '+' between.
     k, distance, method: as in `selection.proxies.make`.
 
   Returns:
-    (proxies, matchers, both), lists in the order of the names.
+    (proxies, matchers, selectors), lists in the order of the names: the proxies that score each
+    expert for itself, and what judges, which is a `selection.fusion.Mean` and then its parts
+    where names are joined.
 
   Raises:
-    ValueError: as `selection.proxies.make` does.
+    ValueError: as `selection.proxies.make` does; or what cannot be averaged is.
   """
   names = list(names)
-  proxies.check_names(names, (*proxies.NAMES, *NAMES))
-  of_labels = [name for name in names if name not in NAMES]
+  joined = {name: name.split('+') for name in names if '+' in name}
+  for name, parts in joined.items():
+    if set(parts) & set(NAMES):
+      raise ValueError(f'--proxy={name}: only {", ".join(proxies.NAMES)} can be averaged.')
+    proxies.check_names(parts, proxies.NAMES)
+  proxies.check_names(names, (*proxies.NAMES, *NAMES, *joined))
+  single = list(dict.fromkeys(part for name in names for part in joined.get(name, [name])))
+  of_labels = [name for name in single if name not in NAMES]
   scorers = proxies.make(of_labels, k, distance, method) if of_labels else []
-  matchers = [matcher for matcher in (Domain(), Labels()) if matcher.name in names]
-  both = sorted([*scorers, *matchers], key=lambda selector: names.index(selector.name))
-  return scorers, matchers, both
-
-
-def means(values):
-  """The mean over all examples, then those without each group of the jackknife.
-
-  Args:
-    values: [N, ...], any float.
-
-  Returns:
-    float64 [1 + R, ...]; R and the groups are those of `selection.proxies.leave_groups_out`.
-  """
-  values = np.asarray(values, np.float64)
-  return np.stack([values.mean(0)] + [
-      np.delete(values, group, axis=0).mean(0)
-      for group in proxies.leave_groups_out(len(values))])
+  matchers = [matcher for matcher in (Domain(), Labels()) if matcher.name in single]
+  made = {selector.name: selector for selector in [*scorers, *matchers]}
+  selectors = {}
+  for name in names:
+    parts = [made[part] for part in joined.get(name, [name])]
+    if name in joined:
+      selectors[name] = fusion.Mean(tuple(parts))
+    selectors |= {part.name: part for part in parts}
+  return scorers, matchers, list(selectors.values())
 
 
 def jensen_shannon(one, other):

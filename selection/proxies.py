@@ -41,6 +41,12 @@ class Score:
   replicates: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
   recall: float | None = None
 
+  def jackknife(self):
+    """The value, then those without each group of examples: float64 [1 + R]."""
+    if self.correct is not None:
+      return means(self.correct)
+    return np.array([self.value, *self.replicates])
+
 
 def make(names, k=1, distance='euclidean', method='auto'):
   """The proxies of these names.
@@ -471,6 +477,20 @@ def leave_groups_out(number):
     A list of R int arrays, R = min(N, 10): example i is in group i % R.
   """
   return [np.arange(first, number, GROUPS) for first in range(min(number, GROUPS))]
+
+
+def means(values):
+  """The mean over all examples, then those without each group of the jackknife.
+
+  Args:
+    values: [N, ...], any float or bool.
+
+  Returns:
+    float64 [1 + R, ...].
+  """
+  values = np.asarray(values, np.float64)
+  return np.stack([values.mean(0)] + [
+      np.delete(values, group, axis=0).mean(0) for group in leave_groups_out(len(values))])
 
 
 def jackknife_error(replicates):

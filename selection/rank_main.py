@@ -1,15 +1,16 @@
 """zoo-rank: ranks the experts of a hub for a task.
 
-Each expert embeds the task's 1,000 examples; leave-one-out nearest-neighbour accuracy says
-how well it would serve. Nothing is trained. Modules that have learnt from the task's own data set
-are left out. With --proxy=domain or labels no expert is loaded: a predictor of the hub says which
-slice of the upstream data the task is like. Embeddings are kept (--cache): another proxy or k
-needs no network, a new expert only that expert. In a large hub, experts that a part of the
-examples shows to be worse are embedded no further (--confidence, --exhaustive). The table goes
-to stdout, with --json an object for programs, with --chart a picture to a file. --explain
-writes a page of the classes and images in which the winner, or --expert, and the baseline differ.
-With --runner a hub of thousands is ranked on the workers of Apache Beam (Dataflow, Flink, Spark, or
-processes of this machine): the same ranking, and one that was stopped goes on from --work_dir.
+Each expert embeds the task's 1,000 examples; leave-one-out nearest-neighbour accuracy and LogME, on
+the mean, say how well it would serve (--proxy=knn: the former alone, as in the paper). Nothing is
+trained. Modules that have learnt from the task's own data set are left out. With --proxy=domain or
+labels no expert is loaded: a predictor of the hub says which slice of the upstream data the task is
+like. Embeddings are kept (--cache): another proxy or k needs no network, a new expert only that
+expert. In a large hub, experts that a part of the examples shows to be worse are embedded no
+further (--confidence, --exhaustive). The table goes to stdout, with --json an object for programs,
+with --chart a picture to a file. --explain writes a page of the classes and images in which the
+winner, or --expert, and the baseline differ. With --runner a hub of thousands is ranked on the
+workers of Apache Beam (Dataflow, Flink, Spark, or processes of this machine): the same ranking, and
+one that was stopped goes on from --work_dir.
 """
 
 import json
@@ -23,12 +24,19 @@ from zoo import cli
 
 logger = logging.getLogger(__name__)
 
+
+def define_proxy(values):
+  """Adds --proxy, a list."""
+  flags.DEFINE_list(
+      'proxy', ['knn+logme'], 'What ranks, and what is shown beside it: knn, ridge (both '
+      'leave-one-out accuracies), logme, hscore, or the mean of some, joined by +; and by the '
+      'slices of the experts alone, domain (prediction) and labels (matching).', flag_values=values)
+
+
 FLAGS = cli.new_flags()
 cli.define_task(FLAGS)
 cli.define_hub(FLAGS, hub.EMBEDDED)
-flags.DEFINE_list('proxy', ['knn'], 'What ranks, and what is shown beside it: knn, ridge (both '
-                  'leave-one-out accuracies), logme, hscore; and by the slices of the experts '
-                  'alone, domain (prediction) and labels (matching).', flag_values=FLAGS)
+define_proxy(FLAGS)
 flags.DEFINE_integer('k', 1, 'Neighbours that vote in knn.', flag_values=FLAGS)
 flags.DEFINE_enum('distance', 'euclidean', ['euclidean', 'cosine'], 'Of neighbours in knn.',
                   flag_values=FLAGS)

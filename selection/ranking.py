@@ -13,6 +13,7 @@ from selection import cache as cache_lib
 from selection import candidates as candidates_lib
 from selection import compare
 from selection import embeddings as embeddings_lib
+from selection import fusion
 from selection import matching
 from selection import proxies as proxies_lib
 from selection import race
@@ -23,6 +24,7 @@ from zoo import tasks
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 1000
+PROXIES = ('knn+logme',)  # of the rules that were tried the one with least regret (docs/zoo.md)
 RACE_FROM = 40  # candidates; so few are embedded in seconds, and all are worth seeing whole
 CONFIDENCE = 0.99
 MANY = 5000  # examples, from which linear algebra runs in several threads
@@ -37,7 +39,8 @@ class Entry:
   Attributes:
     candidate: the `selection.candidates.Candidate`.
     scores: proxy name to `selection.proxies.Score`; empty if it failed. Those of
-      `selection.matching` are only there where its slice is known.
+      `selection.matching` are only there where its slice is known. Who left the race has that of
+      the proxy it was seen by, on its examples.
     examples: how many examples it was judged by; 0 if it failed.
     computed: how many of them went through its network; the others were kept, or not needed.
     seconds: spent on it, loading included, and its share of the predictor's time.
@@ -81,7 +84,7 @@ class Ranking:
     entries: all candidates, best first; then those that left the race, those without a score.
     left_out: (`Candidate`, reason) of those that are not judged, see
       `selection.candidates.for_task`.
-    proxies: those of `selection.matching.make` that scored; the first one ranks.
+    proxies: the selectors of `selection.matching.make`; the first one ranks.
     k, distance: of the kNN proxy.
     confidence: with which experts left the race; None if all embedded all examples.
     protocol: how the examples were drawn.
@@ -127,10 +130,16 @@ class Ranking:
     """The entries that the same test cannot tell from the winner."""
     return [e for e in self.entries[1:] if not e.dropped and not self._beats(self.winner, e)]
 
+  @property
+  def judged(self):
+    """How many candidates the winner is the best of, those that left the race included."""
+    main = self.proxies[0].name
+    return sum(main in entry.scores or 0 < entry.examples < self.examples
+               for entry in self.entries)
+
   def _beats(self, one, other):
     main = self.proxies[0].name
-    tried = sum(main in entry.scores for entry in self.entries) - 1
-    return compare.beats(one.scores[main], other.scores[main], max(tried, 1))
+    return compare.beats(one.scores[main], other.scores[main], max(self.judged - 1, 1))
 
   @property
   def agreement(self):
@@ -154,7 +163,7 @@ class Ranking:
         'distance': self.distance, 'confidence': self.confidence,
         'winner': self.winner.candidate.handle, 'winner_expert': self.winner.candidate.expert,
         'baseline': self.baseline and self.baseline.candidate.handle,
-        'beats_baseline': self.beats_baseline,
+        'judged': self.judged, 'beats_baseline': self.beats_baseline,
         'indistinguishable': [[e.candidate.handle, e.candidate.expert]
                               for e in self.indistinguishable],
         'experts': [entry.to_dict(self.proxies[0].name, self.baseline) for entry in self.entries],
@@ -219,7 +228,7 @@ def sample(task, image_sizes, examples=EXAMPLES, seed=None):
 
 
 def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
-         proxies=('knn',), k=1, distance='euclidean', seed=None, examples=EXAMPLES,
+         proxies=PROXIES, k=1, distance='euclidean', seed=None, examples=EXAMPLES,
          method='auto', confidence=CONFIDENCE, exhaustive=None, cache=None, trust=False,
          workers=None, input_range=None):
   """Ranks experts by how well they would serve a task: by frozen embeddings, or by slice.
@@ -232,8 +241,8 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     handles: further modules, as `export.hub.resolve` takes them.
     image_size: pixels for modules that do not say theirs.
     data_dir: where TFDS finds prepared data sets.
-    proxies: of `selection.proxies.NAMES` and `selection.matching.NAMES`; the first one ranks,
-      the others are shown. With the latter alone no expert is loaded.
+    proxies: as `selection.matching.make` takes them; the first one ranks, the others are
+      shown. With those of `selection.matching.NAMES` alone no expert is loaded.
     k, distance: of the kNN proxy: how many neighbours vote, 'euclidean' or 'cosine'.
     seed: draws the examples; None takes the first in stored order.
     examples: how many, as in `sample`.
@@ -295,7 +304,10 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
       entries = [Entry(candidate, {}, len(drawn.labels), 0, 0.) for candidate in found]
     if matchers:
       entries = _matched(entries, matchers, chosen, source, main.name, len(drawn.labels))
-  return Ranking(task.name, task.source, hub, len(drawn.labels), _best_first(entries, main.name),
+  for mean in selectors:
+    if isinstance(mean, fusion.Mean):
+      entries = _averaged(entries, mean)
+  return Ranking(task.name, task.source, hub, len(drawn.labels), best_first(entries, main),
                  left_out, tuple(selectors), k, distance, confidence, drawn.protocol, drawn.digest)
 
 
@@ -311,15 +323,19 @@ def _check_asked(confidence, exhaustive, workers, proxies, scorers):
                      'out --runner.')
 
 
-def _best_first(entries, main):
-  """Entries in the order of `Ranking`; equal ones as they came, but the baseline first.
+def best_first(entries, main):
+  """Entries in the order of `Ranking`, by the proxy `main`, and by its first part if it is a mean.
+
+  Equal ones come as they came, but the baseline first.
 
   Raises:
     ValueError: all were dropped.
   """
+  names = [main.name] + [part.name for part in getattr(main, 'parts', ())[:1]]
   ranked = sorted(entries, key=lambda e: (
-      e.dropped is not None, main not in e.scores, -e.examples,
-      -e.scores[main].value if main in e.scores else 0., e.candidate.kind != 'baseline'))
+      e.dropped is not None, main.name not in e.scores, -e.examples,
+      [-e.scores[name].value if name in e.scores else 0. for name in names],
+      e.candidate.kind != 'baseline'))
   if ranked[0].dropped:
     raise ValueError(f'no module could be used; the first failed so: {ranked[0].dropped}')
   return ranked
@@ -337,6 +353,18 @@ def _matched(entries, matchers, chosen, source, main, number):
 
   return [added(entry, found[entry.candidate.key]) if entry.examples else entry
           for entry in entries]
+
+
+def _averaged(entries, mean):
+  """Entries with the scores of a `selection.fusion.Mean`, where they have seen all examples."""
+  whole = [entry for entry in entries if not entry.dropped]
+  if not whole:
+    return entries
+  averaged = {entry.candidate.key: score
+              for entry, score in zip(whole, mean([e.scores for e in whole]), strict=True)}
+  return [dataclasses.replace(entry, scores={mean.name: averaged[entry.candidate.key],
+                                             **entry.scores})
+          if entry.candidate.key in averaged else entry for entry in entries]
 
 
 def score(found, source, scorers, labels, rows, progress=None):
@@ -383,7 +411,7 @@ def _race(found, source, scorers, labels, confidence):
   if confidence is not None:
     sizes = race.samples(len(labels), len(np.unique(labels)), judges['knn'].k)
   beginning = race.order(labels)
-  main = scorers[0].name
+  main = next((one for one in scorers if one.outcomes), scorers[0]).name
   done, running, spent = [], list(found), {}
   for number, size in enumerate(sizes, 1):
     last = size == len(labels)

@@ -7,6 +7,7 @@ from zoo import cut_tasks
 
 BARS = 30  # more would not be read
 ROWS = 60  # of the table
+FORMATS = {'%': '.1%', 's.d.': '.2f', '': '.3g'}  # of scores, by their unit
 
 
 def _key(entry):
@@ -27,16 +28,16 @@ def describe(entry):
 
 
 def score(value, proxy):
-  """A score as text: a share in percent, anything else with three digits.
+  """A score as text: shares in percent, anything without a unit with three digits.
 
   Args:
     value: the score.
     proxy: the entry of `proxies` in the JSON that it is of.
   """
-  return f'{value:.1%}' if proxy['unit'] == '%' else f'{value:.3g}'
+  return f'{value:{FORMATS[proxy["unit"]]}}'
 
 
-def _shown(entry, proxy):
+def shown(entry, proxy):
   """The score of an entry as text, '-' where it has none."""
   value = entry['scores'].get(proxy['name'])
   return '-' if value is None else score(value, proxy)
@@ -44,19 +45,27 @@ def _shown(entry, proxy):
 
 def difference(value, proxy, sign=''):
   """A difference of scores, or its standard error, as text: percentages in points."""
-  return f'{100 * value:{sign}.1f}' if proxy['unit'] == '%' else f'{value:{sign}.3g}'
+  if proxy['unit'] == '%':
+    return f'{100 * value:{sign}.1f}'
+  return f'{value:{sign}{FORMATS[proxy["unit"]]}}'
+
+
+def _judge(proxy):
+  """What a proxy ranks by, in words."""
+  return f'leave-one-out {proxy["title"]}' if proxy['unit'] == '%' else proxy['title']
 
 
 def table(result):
   """The ranking as lines of text."""
   main, *others = result['proxies']
   alike = {tuple(key) for key in result['indistinguishable']}
-  shown = result['experts'][:ROWS]
-  width = max(len(entry['name']) for entry in shown)
-  lines = [f'{"":4} {"expert":{width}} {"kind":9} {main["title"]:>7} {"± s.e.":>7} {"gain":>7} '
-           f'{"± s.e.":>7} ' + ''.join(f'{proxy["title"]:>8} ' for proxy in others)
+  listed = result['experts'][:ROWS]
+  width = max(len(entry['name']) for entry in listed)
+  wide = max(7, len(main['title']))
+  lines = [f'{"":4} {"expert":{width}} {"kind":9} {main["title"]:>{wide}} {"± s.e.":>7} '
+           f'{"gain":>7} {"± s.e.":>7} ' + ''.join(f'{proxy["title"]:>8} ' for proxy in others)
            + f'{"seconds":>7}  module']
-  for place, entry in enumerate(shown, 1):
+  for place, entry in enumerate(listed, 1):
     head = f'{entry["name"]:{width}} {entry["kind"]:9}'
     if main['name'] not in entry['scores']:
       lines.append(f'{"-":>4} {head} dropped: {entry["dropped"]}')
@@ -67,9 +76,9 @@ def table(result):
               f'{difference(versus["stderr"], main):>7}')
     lines.append(
         f'{"-" if entry["dropped"] else place:>4} {head} '
-        f'{score(entry["scores"][main["name"]], main):>7} '
+        f'{score(entry["scores"][main["name"]], main):>{wide}} '
         f'{score(entry["stderr"], main):>7} {gain} '
-        + ''.join(f'{_shown(entry, proxy):>8} ' for proxy in others)
+        + ''.join(f'{shown(entry, proxy):>8} ' for proxy in others)
         + f'{entry["seconds"]:7.1f}  {entry["handle"]}'
         + ('  (may be as good)' if _key(entry) in alike else '')
         + (f'  ({entry["dropped"]})' if entry['dropped'] else ''))
@@ -82,8 +91,7 @@ def verdict(result):
   """In sentences: who is best, whether that is more than noise, who agrees, who is left out."""
   winner, baseline = roles(result)
   main, *others = result['proxies']
-  judge = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
-  best = f'Best by {judge} on {result["examples"]} examples: {describe(winner)}'
+  best = f'Best by {_judge(main)} on {result["examples"]} examples: {describe(winner)}'
   if baseline is None:
     said = f'{best}. There is no baseline to compare with.'
   elif winner is baseline:
@@ -91,9 +99,9 @@ def verdict(result):
   else:
     gain = winner['scores'][main['name']] - baseline['scores'][main['name']]
     noise = 'more than noise' if result['beats_baseline'] else 'which may be noise'
-    scored = sum(main['name'] in entry['scores'] for entry in result['experts'])
-    said = (f'{best}, {difference(gain, main, "+")}{" points" if main["unit"] == "%" else ""} '
-            f'on the baseline: {noise} (paired test, 5%, for the best of {scored}).')
+    unit = {'%': ' points', '': ''}.get(main['unit'], f' {main["unit"]}')
+    said = (f'{best}, {difference(gain, main, "+")}{unit} on the baseline: {noise} '
+            f'(paired test, 5%, for the best of {result["judged"]}).')
   recalls = [entry['recall'] for entry in result['experts'] if entry['recall'] is not None]
   if recalls:
     said += f' ScaNN found {min(recalls):.1%} or more of the nearest neighbours, on samples.'
@@ -124,8 +132,8 @@ def chart(result):
   main = result['proxies'][0]
   unit = 100 if main['unit'] == '%' else 1
   entries = [entry for entry in result['experts'] if not entry['dropped']][:BARS]
-  shown = figure.Figure(figsize=(7.5, 1.1 + 0.28 * len(entries)), layout='constrained')
-  axes = shown.subplots()
+  drawn = figure.Figure(figsize=(7.5, 1.1 + 0.28 * len(entries)), layout='constrained')
+  axes = drawn.subplots()
   start = unit * baseline['scores'][main['name']] if baseline else 0.
   scores = [unit * entry['scores'][main['name']] for entry in entries]
   errors = [unit * (e['vs_baseline']['stderr'] if baseline else e['stderr']) for e in entries]
@@ -141,8 +149,7 @@ def chart(result):
     names = [describe(entry) for entry in entries]
   axes.set_yticks(rows, names)
   axes.invert_yaxis()
-  label = f'leave-one-out {main["title"]}' if main['unit'] == '%' else main['title']
-  label += f' on {result["task"]}' + (', %' if main['unit'] == '%' else '')
+  label = f'{_judge(main)} on {result["task"]}' + (f', {main["unit"]}' if main['unit'] else '')
   if baseline is not None:
     axes.axvline(start, color='#44484f', linewidth=1)
     label += '\n(bars start at the baseline; ± one standard error of the difference)'
@@ -150,7 +157,7 @@ def chart(result):
   for side in ('top', 'right', 'left'):
     axes.spines[side].set_visible(False)
   axes.tick_params(axis='y', length=0)
-  return shown
+  return drawn
 
 
 def render(draw, *arguments, kind='svg'):

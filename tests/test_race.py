@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from selection import proxies
 from selection import race
 from selection import ranking
+from selection import show
 
 
 @hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
@@ -123,6 +124,18 @@ def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub
   assert raced.winner.scores[proxy].value >= best - raced.winner.scores[proxy].stderr
   assert raced.baseline is not None
   assert (raced.confidence, whole.confidence) == (0.6, None)
+
+
+def test_finishers_are_ranked_by_the_mean_of_proxies_among_themselves(shapes, tiny_hub):
+  raced = ranking.rank(shapes, tiny_hub, exhaustive=False, confidence=0.6)
+  finished = [e for e in raced.entries if not e.dropped]
+  left = [e for e in raced.entries if e.dropped]
+  assert left and raced.judged == 4, 'the winner is the best of those that left, too'
+  mean = raced.proxies[0]
+  assert mean([e.scores for e in finished]) == [e.scores[mean.name] for e in finished]
+  assert all(list(e.scores) == ['knn'] for e in left)
+  result = raced.to_dict()
+  assert show.table(result).count('points behind') == len(left)
 
 
 def test_what_one_round_embedded_the_next_does_not_embed_again(shapes, tiny_hub):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import selectors
+from conftest import shapes_task
+from selection import ranking
 
 
 def row(name, kind='expert', first=False, probe=0.5, tuned=0.5, versus=None, **scores):
@@ -38,6 +40,16 @@ def test_each_rule_chooses_what_its_name_says():
   assert names(selectors.RULES['1-NN, adapters'](race)) == ['dog']
   assert names(selectors.RULES['three best by 1-NN'](race)) == ['cat', 'dog', 'other']
   assert names(selectors.RULES['hybrid: 1-NN and baseline'](race)) == ['cat', 'other']
+
+
+def test_a_mean_of_proxies_is_that_of_the_ranking(tiny_hub):
+  ranked = ranking.rank(shapes_task(90, 30), tiny_hub)
+  race = [row(entry.candidate.describe(), entry.candidate.kind,
+              knn=entry.scores['knn'].value, logme=entry.scores['logme'].value)
+          for entry in ranked.entries]
+  assert names(selectors.best_mean(race[::-1], ('knn', 'logme'), 4)) == names(race)
+  assert names(selectors.RULES['1-NN and LogME (the default)'](race)) == names(race[:1])
+  assert not selectors.best_mean([*race, row('foreign', knn=0.9)], ('knn', 'logme'))
 
 
 def test_equal_scores_stay_with_the_baseline():

@@ -187,7 +187,7 @@ def test_killed_it_ends_to_the_bit_as_if_unbroken(job, tiny_hub, tmp_path):
 
 def test_the_main_job_leaves_files_that_a_person_would_open(job):
   _, out, _ = job.outcome
-  for words in ('Best by leave-one-out 1-NN', 'winner', 'work/report.html'):
+  for words in ('Best by 1-NN+LogME', 'winner', 'work/report.html'):
     assert words in out
   result = _result(job)
   for role in ('winner', 'baseline'):
@@ -304,6 +304,7 @@ def test_a_work_dir_of_another_task_is_refused(tiny_hub, picture_folder, console
     (['--task=no_such_task'], "unknown task 'no_such_task'"),
     (['--hub=/nowhere'], '--hub=/nowhere is not a folder'),
     (['--work_dir=/dev/null'], '--work_dir=/dev/null is a file'),
+    (['--proxy=leep'], "unknown proxy 'leep'"),
 ])
 def test_bad_input_is_one_line(tiny_hub, console, flags, complaint):
   code, out, err = console(transfer_main, f'--hub={tiny_hub}', *flags)
