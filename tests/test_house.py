@@ -10,13 +10,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
-BINARIES = ('zoo.pretrain', 'zoo.experts', 'export.publish', 'export.hub_main',
+BINARIES = ('zoo.pretrain', 'zoo.experts', 'zoo.multitask', 'export.publish', 'export.hub_main',
             'export.hub_verify', 'export.hub_serve', 'export.hub_site',
             'export.import_main', 'selection.rank_main', 'finetune.main', 'finetune.transfer_main',
             'benchmarks.speed', 'benchmarks.suite', 'benchmarks.made_hub',
             'benchmarks.selection_speed', 'benchmarks.racing', 'benchmarks.serving',
             'benchmarks.catalogue', 'benchmarks.vtab',
-            'benchmarks.vtab_compare')
+            'benchmarks.vtab_compare', 'benchmarks.sparse_speed', 'benchmarks.sparse_tasks',
+            'benchmarks.capacity')
 
 
 def _imports(file):
@@ -53,6 +54,12 @@ def test_help_names_every_flag_and_needs_neither_tensorflow_nor_numpy(binary):
   assert (done.returncode, done.stderr) == (0, '')
   for flag in importlib.import_module(binary).FLAGS:
     assert f'--{flag}\n' in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+  done = subprocess.run(f'{sys.executable} -m zoo.experts --help | head -1', shell=True,
+                        capture_output=True, text=True, check=False)
+  assert done.stdout.startswith('zoo-experts: ') and not done.stderr
 
 
 @pytest.mark.parametrize(('arguments', 'complaint'), [

@@ -8,6 +8,7 @@ starts with the name of the console script and a colon.
 import importlib
 import logging
 import math
+import os
 import re
 import sys
 import textwrap
@@ -115,12 +116,13 @@ def run(main, values, argv=None, words=()):
   argv = sys.argv[1:] if argv is None else list(argv)
   text = (sys.modules[main.__module__].__doc__ or '').strip()
   program = text.split(':')[0]
-  if any(argument in ('--help', '-help', '-h', '-?', '--helpfull') for argument in argv):
-    print(_help(text, values, program))
-    return 0
+  helped = any(one in ('--help', '-help', '-h', '-?', '--helpfull') for one in argv)
   _log_to_stderr()
   values.unparse_flags()
   try:
+    if helped:
+      print(_help(text, values, program))
+      return _flushed()
     rest = values([program, *argv])
     if len(rest) > 1 + len(words):
       unexpected = rest[1 + len(words)]
@@ -128,7 +130,7 @@ def run(main, values, argv=None, words=()):
     if len(rest) < 1 + len(words):
       raise flags.Error(f'give {" and ".join(words)}')
     main(values, [program, *argv], *rest[1:])
-    return 0
+    return _flushed()
   except flags.Error as error:  # malformed, or flags that main finds do not go together
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
     return 2
@@ -141,6 +143,15 @@ def run(main, values, argv=None, words=()):
     kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
     print(f'{program}: {kind}{_one_line(error)}', file=sys.stderr)
     return 1
+
+
+def _flushed():
+  """Writes out what was printed, if anybody still reads; returns 0."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:  # `head` has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+  return 0
 
 
 def run_command(commands, main, values):
