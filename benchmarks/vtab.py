@@ -2,9 +2,10 @@
 
 For every task, seed and strategy: experts are ranked by the 1,000 examples, each that a strategy
 chooses is fine-tuned (settings tried on 800 and judged on 200, the best trained on all 1,000) and
-tested on the whole test split. Strategies: baseline (the one of the most upstream data), knn,
-ridge, logme, hscore, domain or labels (the best by this proxy), hybrid (baseline and knn, the
-better on val), oracle (all of the hub, the best on test), handle (each of --handles).
+tested on the whole test split. Strategies: baseline (the one of the most upstream data); the best
+by a proxy: knn (the paper's rule), knn+logme (as zoo-rank), ridge, logme, hscore, domain, labels;
+hybrid (baseline and knn, the better on val), oracle (all of the hub, the best on test), handle
+(each of --handles).
 
 All is kept in --work_dir: the same command goes on after a kill, and run several times at once,
 on one machine or on many that share the folder, it shares the work. results.jsonl has a line a

@@ -29,6 +29,15 @@ TREE = {'synsets': {
        for i in range(10)}}}
 
 
+def pytest_configure():
+  """Gives each worker cores of its own: the threads of several TensorFlows wait for each other."""
+  worker = os.environ.get('PYTEST_XDIST_WORKER', '')
+  if worker and hasattr(os, 'sched_setaffinity'):
+    own = sorted(os.sched_getaffinity(0))[int(worker.removeprefix('gw'))::int(
+        os.environ['PYTEST_XDIST_WORKER_COUNT'])]
+    os.sched_setaffinity(0, own or os.sched_getaffinity(0))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
   """Every test starts with no embeddings kept, and touches nobody's."""
