@@ -28,6 +28,7 @@ UNRELATED = ('gtsrb', 'mnist', 'rsscn7', 'sign-digits')
 UNSEEN = ('fish', 'reptiles', 'caltech97', 'dtd10')
 DENSE, SPARSE = 'vit32_d6w64', 'vmoe32_d6w64'
 NETWORKS = {'dense': (DENSE, 'shared'), 'shared': (SPARSE, 'shared'), 'task': (SPARSE, 'task')}
+COLORS = ('#8a8f98', '#d08a2e', '#1b6e53')
 QUESTIONS = ('few-100', 'few-1000', 'unrelated', 'unseen')
 # Updates a task: some six and thirty passes over 1,000 and 100 examples.
 STEPS = {100: 50, 1000: 100}
@@ -149,38 +150,70 @@ def rows(study, question, seed):
       yield line(network, task['name'], task['top1'])
 
 
-def table(lines):
-  """A Markdown table: mean accuracy by question and network, and the difference to `alone`.
+def groups(lines):
+  """Mean accuracies, in percent: a dict from question to one from network to one from task.
 
-  Intervals are of 95%, over tasks, each the mean over its draws. Of *unrelated* the tasks that
-  *few* has, too, and the others are rows of their own.
+  Of *unrelated* the tasks that *few* has, too, and the others are groups of their own.
   """
-  from benchmarks import selectors
-  groups = {}
+  found = {}
   for line in lines:
     name = line['question']
     if name == 'unrelated':
       name += ': the same tasks' if line['task'] in SEEN else ': the others'
-    groups.setdefault(name, []).append(line)
+    own = found.setdefault(name, {}).setdefault(line['network'], {})
+    own.setdefault(line['task'], []).append(100 * line['top1'])
+  return {name: {network: {task: statistics.mean(values) for task, values in sorted(of.items())}
+                 for network, of in networks.items()} for name, networks in found.items()}
+
+
+def gains(own, network):
+  """Points of a network above `alone`, a float for each task."""
+  return [value - own['alone'][task] for task, value in own[network].items()]
+
+
+def table(lines):
+  """A Markdown table: mean accuracy by question and network, and the difference to `alone`.
+
+  Intervals are of 95%, over tasks, each the mean over its draws.
+  """
+  from benchmarks import selectors
   networks = ('alone', *NETWORKS)
   shown = ['| | ' + ' | '.join(networks) + ' |', '|---|' + '---:|' * len(networks)]
-  for name, own in groups.items():
-    means = {}
-    for network in networks:
-      tasks = {line['task'] for line in own}
-      means[network] = {task: statistics.mean(
-          100 * line['top1'] for line in own
-          if (line['network'], line['task']) == (network, task)) for task in sorted(tasks)}
+  for name, own in groups(lines).items():
     cells = []
-    for network, of in means.items():
-      cell = f'{statistics.mean(of.values()):.1f}'
+    for network in networks:
+      cell = f'{statistics.mean(own[network].values()):.1f}'
       if network != 'alone':
-        mean, half = selectors.spread(
-            [value - means['alone'][task] for task, value in of.items()])
+        mean, half = selectors.spread(gains(own, network))
         cell += f' ({mean:+.1f}' + (f' ± {half:.1f})' if half is not None else ')')
       cells.append(cell)
     shown.append(f'| {name} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(shown)
+
+
+def chart(lines):
+  """The same as a matplotlib figure: a dot a task, and means with their intervals."""
+  from benchmarks import selectors
+  from matplotlib import figure
+  found = groups(lines)
+  drawn = figure.Figure(figsize=(7, 0.9 + 0.75 * len(found)), layout='constrained')
+  axes = drawn.subplots()
+  axes.axvline(0, color='#44484f', linewidth=1)
+  for row, own in enumerate(found.values()):
+    for place, (network, color) in enumerate(zip(NETWORKS, COLORS, strict=False)):
+      y, points = row + 0.22 * (place - 1), gains(own, network)
+      mean, half = selectors.spread(points)
+      axes.scatter(points, [y] * len(points), color=color, alpha=0.35, s=14, linewidths=0)
+      axes.errorbar([mean], [y], xerr=half and [half], color=color, fmt='o', markersize=5,
+                    capsize=2, label=None if row else network)
+  axes.set_yticks(range(len(found)), list(found))
+  axes.invert_yaxis()
+  axes.set_xlabel('points above the selected expert, fine-tuned alone')
+  for side in ('top', 'right', 'left'):
+    axes.spines[side].set_visible(False)
+  axes.tick_params(axis='y', length=0)
+  axes.legend(frameon=False, loc='lower right')
+  return drawn
 
 
 FLAGS = cli.new_flags()
@@ -194,13 +227,18 @@ flags.DEFINE_multi_enum('question', list(QUESTIONS), QUESTIONS, 'Only these.', f
 cli.define_seeds(FLAGS, [0, 1, 2], 'Draws of the examples.')
 flags.DEFINE_string('table', None, 'Instead: a file of such lines, of which the table is made.',
                     flag_values=FLAGS)
+flags.DEFINE_string('chart', None, 'Of --table: write a picture of it to this .png.',
+                    flag_values=FLAGS)
 
 
 def main(values, command):
   del command
   if values.table:
     with open(values.table, encoding='utf-8') as file:
-      print(table([json.loads(line) for line in file]))
+      lines = [json.loads(line) for line in file]
+    print(table(lines))
+    if values.chart:
+      chart(lines).savefig(values.chart, dpi=110)
     return
   for seed in values.seeds:
     study = Study(values.baseline, values.experts, values.work_dir, seed, values.data_dir)

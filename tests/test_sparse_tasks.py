@@ -70,6 +70,9 @@ def test_the_table_sets_networks_beside_the_expert_alone():
   assert rows[2] == ('| few-100 | 52.0 | 52.0 (+0.0 ± 0.0) | 52.0 (+0.0 ± 0.0) | '
                      '62.0 (+10.0 ± 0.0) |')
   assert len(rows) == 4
+  drawn, = sparse_tasks.chart(lines).axes
+  assert [text.get_text() for text in drawn.get_yticklabels()] == ['few-100', 'unseen']
+  assert [text.get_text() for text in drawn.get_legend().get_texts()] == ['dense', 'shared', 'task']
 
 
 def test_cost_grows_with_the_slots_and_is_that_of_the_dense_network_for_one_expert_a_token():
