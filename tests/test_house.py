@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from zoo import cli
+
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = ('zoo', 'export', 'selection', 'finetune', 'benchmarks')
 BINARIES = ('zoo.pretrain', 'zoo.experts', 'zoo.multitask', 'export.publish', 'export.hub_main',
@@ -56,10 +58,24 @@ def test_help_names_every_flag_and_needs_neither_tensorflow_nor_numpy(binary):
     assert f'--{flag}\n' in done.stdout
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-  done = subprocess.run(f'{sys.executable} -m zoo.experts --help | head -1', shell=True,
-                        capture_output=True, text=True, check=False)
-  assert done.stdout.startswith('zoo-experts: ') and not done.stderr
+@pytest.mark.parametrize('lines', [1, 9999])
+def test_a_reader_that_has_seen_enough_is_no_error(lines):
+  code = ('import sys, types; from zoo import cli; f = cli.new_flags(); '
+          f'main = lambda values, command: print("line\\n" * {lines}); '
+          'sys.stdin.read(); sys.exit(cli.run(main, f, []))')
+  with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, text=True,
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process.stdout.close()  # before anything is printed
+    process.stdin.close()
+    assert process.stderr.read() == '' and process.wait() == 0
+
+
+def test_any_other_broken_pipe_is(capfd):
+  def main(values, command):
+    raise BrokenPipeError('the socket was closed')
+
+  assert cli.run(main, cli.new_flags(), []) == 1
+  assert 'the socket was closed' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(('arguments', 'complaint'), [

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import select
 import sys
 import textwrap
 import traceback
@@ -121,8 +122,8 @@ def run(main, values, argv=None, words=()):
   values.unparse_flags()
   try:
     if helped:
-      print(_help(text, values, program))
-      return _flushed()
+      print(_help(text, values, program), flush=True)
+      return 0
     rest = values([program, *argv])
     if len(rest) > 1 + len(words):
       unexpected = rest[1 + len(words)]
@@ -130,7 +131,8 @@ def run(main, values, argv=None, words=()):
     if len(rest) < 1 + len(words):
       raise flags.Error(f'give {" and ".join(words)}')
     main(values, [program, *argv], *rest[1:])
-    return _flushed()
+    sys.stdout.flush()
+    return 0
   except flags.Error as error:  # malformed, or flags that main finds do not go together
     print(f'{program}: {_one_line(error)} (see {program} --help)', file=sys.stderr)
     return 2
@@ -138,6 +140,8 @@ def run(main, values, argv=None, words=()):
     print(f'{program}: {str(stop) or "stopped; the same command goes on."}', file=sys.stderr)
     return 1
   except Exception as error:  # pylint: disable=broad-exception-caught
+    if isinstance(error, BrokenPipeError) and _reader_left():
+      return 0
     if values.verbosity > 0:
       traceback.print_exc()
     kind = '' if isinstance(error, (ValueError, OSError)) else f'{type(error).__name__}: '
@@ -145,13 +149,14 @@ def run(main, values, argv=None, words=()):
     return 1
 
 
-def _flushed():
-  """Writes out what was printed, if anybody still reads; returns 0."""
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:  # `head` has seen enough
+def _reader_left():
+  """Whether nobody reads any more what is printed, such as `head`, which has seen enough."""
+  poll = select.poll()
+  poll.register(sys.stdout, 0)  # tells of errors alone
+  left = bool(poll.poll(0))
+  if left:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-  return 0
+  return left
 
 
 def run_command(commands, main, values):
