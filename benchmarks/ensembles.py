@@ -54,7 +54,7 @@ def judge(name, task, seed, root, members, kinds, plan, folder):
       if data is None:
         data = runs.Data(task, tasks.protocol_1k(task, seed))
         networks = runs.networks(data, plan, strategies.make())
-        ranked = ranking.rank(task, root, seed=seed)
+        ranked = ranking.rank(task, root, seed=seed, proxies=('knn',))
         found = [entry.candidate for entry in ranked.entries[:members] if not entry.dropped]
       made = ensembles.ensemble(
           task, found, os.path.join(folder, kind), plan, kind, data=data, networks=networks,
