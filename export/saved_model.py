@@ -68,7 +68,9 @@ def save(backbone, path):
   def embed(images, training, expert=0, capacity=None):
     expert = tf.convert_to_tensor(expert, tf.int32)
     with tf.control_dependencies(list(check(expert, capacity))):
-      images = tf.identity(images)
+      # All that is computed comes after them, so that theirs is the word that is heard.
+      images, expert = tf.identity(images), tf.identity(expert)
+      capacity = None if capacity is None else tf.identity(capacity)
     if training and backbone.training_matters:
       return trained(images, expert)  # whose sparse layers have a limit of their own
     return branch(trunk(images, capacity), expert, capacity)
