@@ -203,7 +203,7 @@ def test_the_main_job_leaves_files_that_a_person_would_open(job):
   page = _Page(result['report'])
   assert page.text.count('<svg') == 3  # ranking, curves, confusion
   assert all(link.startswith(('data:', '#')) for link in page.fetched)  # self-contained
-  assert {'test/packed/1 (circle)', 'test/packed/1 (square)', 'Confusion'} <= set(page.words)
+  assert {'test/packed/1', '(circle)', '(square)', 'Confusion'} <= set(page.words)
   assert 'Ensemble' not in page.words
   winner = result['winner']
   assert f'(NLL) is {winner["nll"]:.3f} nats' in page.text
