@@ -263,7 +263,7 @@ def to_tune(rows, which, best=2, names=('knn', 'ridge', 'logme', 'domain')):
   chosen += [row for row in own if row['kind'] == 'baseline']
   for name in names:
     chosen += selectors.best(own, name)
-  chosen += selectors.best_mean(own, ('knn', 'logme'))
+  chosen += selectors.best_mean(own, selectors.DEFAULT)
   return {key for key, row in rows if any(row is one for one in chosen)}
 
 

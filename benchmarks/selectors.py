@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo import cli
 
+DEFAULT = ('knn', 'logme')  # the parts of `selection.ranking.PROXIES`
 PROXIES = ('knn', 'knn5', 'cosine', 'ridge', 'logme', 'hscore', 'domain', 'labels')
 
 
@@ -38,12 +39,11 @@ def best_mean(rows, names, number=1):
   from selection import fusion
   if any(row['scores'].get(name) is None for row in rows for name in names):
     return []
-  values = sum(fusion.standardized(np.array([[row['scores'][name]] for row in rows]))[:, 0]
-               for name in names)
+  values = fusion.mean([np.array([[row['scores'][name]] for row in rows]) for name in names])[:, 0]
 
   def place(i):  # as `selection.ranking.best_first`
     row = rows[i]
-    return -round(values[i], 12), -row['scores'][names[0]], row['kind'] != 'baseline'
+    return -values[i], -row['scores'][names[0]], row['kind'] != 'baseline'
 
   return [rows[i] for i in sorted(range(len(rows)), key=place)[:number]]
 
@@ -88,7 +88,7 @@ RULES = {
     'ridge': lambda rows: best(rows, 'ridge'),
     'LogME': lambda rows: best(rows, 'logme'),
     'H-score': lambda rows: best(rows, 'hscore'),
-    '1-NN and LogME (the default)': lambda rows: best_mean(rows, ('knn', 'logme')),
+    '1-NN and LogME (the default)': lambda rows: best_mean(rows, DEFAULT),
     '1-NN and ridge': lambda rows: best_mean(rows, ('knn', 'ridge')),
     '1-NN and H-score': lambda rows: best_mean(rows, ('knn', 'hscore')),
     '1-NN, LogME and H-score': lambda rows: best_mean(rows, ('knn', 'logme', 'hscore')),
@@ -100,10 +100,10 @@ RULES = {
     'label matching': lambda rows: best(rows, 'labels'),
     'hybrid: 1-NN and baseline': lambda rows: best(rows, 'knn') + best_baseline(rows),
     'hybrid: the default and baseline': lambda rows: (
-        best_mean(rows, ('knn', 'logme')) + best_baseline(rows)),
+        best_mean(rows, DEFAULT) + best_baseline(rows)),
     'three best by 1-NN': lambda rows: best(rows, 'knn', 3),
     'three best by ridge': lambda rows: best(rows, 'ridge', 3),
-    'three best by the default': lambda rows: best_mean(rows, ('knn', 'logme'), 3),
+    'three best by the default': lambda rows: best_mean(rows, DEFAULT, 3),
 }
 
 

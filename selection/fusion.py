@@ -51,17 +51,21 @@ class Mean:
       A list of E `Score`s. Their noise is that of the jackknife, for which the scale is taken
       as known.
     """
-    shown = [standardized(np.array([one[part.name].jackknife() for one in scores]))
-             for part in self.parts]
-    # Of two experts on which two parts disagree it is exactly 0 then, and the first part decides.
-    together = np.round(np.mean(shown, axis=0), 12)
+    together = mean([np.array([one[part.name].jackknife() for one in scores])
+                     for part in self.parts])
     return [proxies.jackknifed(value, rest) for value, *rest in together]
+
+
+def mean(several):
+  """The mean of some proxies' values, each [E, 1 + R], on the common scale: float64 [E, 1 + R]."""
+  # Of two experts on which two parts disagree it is exactly 0, and the first part decides.
+  return np.round(np.mean([standardized(values) for values in several], axis=0), 12)
 
 
 def standardized(values):
   """Values [E, 1 + R] less the mean of the first column, in standard deviations of that column.
 
-  Where it says the same of all experts it says nothing: 0.
+  R may be 0. Where the column says the same of all experts it says nothing: 0.
   """
   first = values[:, 0]
   return (values - first.mean()) / first.std() if np.ptp(first) else 0 * values
