@@ -222,7 +222,7 @@ def _told(rule):
   """A recipe as part of a key; fields that came later count only where they are set."""
   later = {field.name: field.default for field in dataclasses.fields(rule)
            if field.name in ('tenths', 'mixup')}
-  return {name: value for name, value in dataclasses.asdict(rule).items()
+  return {name: value for name, value in rule.to_dict().items()
           if name not in later or value != later[name]}
 
 

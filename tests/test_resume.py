@@ -109,7 +109,7 @@ def digits():
   from sklearn import datasets
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.repeat(images.reshape(-1, 8, 8, 1) * 15, 3, -1).astype(np.uint8)
-  return batches.Batches(images, labels, RECIPE.batch, 0, True, RECIPE.crop, RECIPE.mixup, 10)
+  return batches.Batches(images, labels, RECIPE.batch, 0, True, crop=RECIPE.crop, mixup=RECIPE.mixup, classes=10)
 
 
 def new_trainer(architecture=TINY):

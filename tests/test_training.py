@@ -133,6 +133,32 @@ def test_an_image_of_one_pixel_can_be_augmented():
   assert pictures[:, 0, 0, 0].tolist() == names.tolist()
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12))
+@settings(deadline=None, max_examples=40)
+def test_cutout_covers_one_square_about_any_pixel_with_grey(height, width, side):
+  images = np.zeros((1, height, width, 3), np.uint8)
+  stream = batches.Batches(images, np.zeros(1, int), 50, cutout=side)
+  for picture in stream.at(0)[0]:
+    grey = (picture == batches.GREY).all(-1)
+    assert (grey | (picture == 0).all(-1)).all()
+    rows, columns = np.flatnonzero(grey.any(1)), np.flatnonzero(grey.any(0))
+    assert grey.sum() == len(rows) * len(columns)  # a filled rectangle
+    for found, length in ((rows, height), (columns, width)):
+      assert np.ptp(found) == len(found) - 1
+      # Whole, or cut off by a border; the half before the centre is the longer one.
+      least = min((side + 1) // 2, length)
+      assert least <= len(found) <= side
+      assert len(found) == min(side, length) or found[0] == 0 or found[-1] == length - 1
+
+
+def test_cutout_reaches_every_pixel_equally_far_from_the_borders_and_leaves_the_data_alone():
+  images, labels = numbered(1, 9, 9)
+  stream = batches.Batches(images, labels, 2000, cutout=3)
+  share = (stream.at(0)[0] == batches.GREY).all(-1).mean(0)[1:-1, 1:-1]
+  np.testing.assert_allclose(share, 9 / 81, atol=0.04)  # five standard deviations
+  assert not (images == batches.GREY).any()
+
+
 @given(st.integers(1, 12), st.integers(1, 9), st.sampled_from([0.1, 1., 5.]))
 @settings(deadline=None, max_examples=40)
 def test_mixup_gives_each_image_the_shares_of_two_that_its_label_names(number, batch, alpha):

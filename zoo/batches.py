@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+GREY = 128  # the middle of the range, which networks see as zero
+
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
@@ -22,6 +24,8 @@ class Batches:
     seed: chooses orders and augmentations.
     flip: mirror each image left to right with probability one half.
     crop: pixels of reflection padding from which a random H x W window is cut; 0 for none.
+    cutout: side in pixels of a grey square on each image (Cutout, arXiv 1708.04552); its centre is
+      any pixel, so that it may reach over a border; 0 for none.
     mixup: alpha of MixUp (arXiv 1710.09412): a batch is averaged with itself in reverse order,
       labels too, by shares from Beta(alpha, alpha), as in big_transfer; 0 for none.
     classes: C; needed for MixUp of integer labels, which become [B, C].
@@ -32,6 +36,7 @@ class Batches:
   seed: int = 0
   flip: bool = False
   crop: int = 0
+  cutout: int = 0
   mixup: float = 0.
   classes: int | None = None
 
@@ -54,6 +59,8 @@ class Batches:
       images[mirrored] = images[mirrored, :, ::-1]
     if self.crop:
       images = self._crop(images, random)
+    if self.cutout:
+      self._cut_out(images, random)
     labels = self.labels[chosen]
     return self._mixed(images, labels, random) if self.mixup else (images, labels)
 
@@ -89,8 +96,17 @@ class Batches:
     return np.stack([
         image[y:y + height, x:x + width] for image, (y, x) in zip(padded, corners, strict=True)])
 
+  def _cut_out(self, images, random):
+    def covered(length):  # [B, length]
+      first = random.integers(0, length, (len(images), 1)) - self.cutout // 2
+      place = np.arange(length)
+      return (first <= place) & (place < first + self.cutout)
+
+    rows, columns = (covered(length) for length in images.shape[1:3])
+    images[rows[:, :, None] & columns[:, None]] = GREY
+
 
 def of(examples, recipe, classes=None):
   """The batches that a `zoo.training.Recipe` makes of `zoo.tasks.Examples` of C classes."""
   return Batches(examples.images, examples.labels, recipe.batch, recipe.seed, recipe.flip,
-                 recipe.crop, recipe.mixup, classes)
+                 recipe.crop, recipe.cutout, recipe.mixup, classes)

@@ -62,7 +62,7 @@ def train_experts(baseline_dir, work_dir, tree, recipe, kind='whole', adapter_wi
     if epochs:
       recipe = dataclasses.replace(recipe, steps=math.ceil(epochs * one.examples / recipe.batch))
     own = {'slice': {'node': one.node, 'classes': list(one.classes)},
-           'recipe': dataclasses.asdict(recipe)}
+           'recipe': recipe.to_dict()}
     with work_dirs.opened(folder, settings | own, strategies.is_chief(devices)):
       if os.path.exists(os.path.join(folder, pretrain.RESULT)):
         results.append(pretrain.read_result(folder))

@@ -6,7 +6,6 @@ log.csv, TensorBoard events and result.json in --work_dir, of which zoo-publish 
 an argument `task`. Started again, it goes on.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -82,7 +81,7 @@ def multitask(tasks, preset, recipe, work_dir, data_dir=None, gate='shared', exa
   settings = {
       'tasks': names, 'sources': [task.source for task in loaded], 'preset': preset, 'gate': gate,
       'examples': counts, 'temperature': str(temperature), 'baseline': baseline, 'sparse': sparse,
-      'image_size': image_size, 'precision': precision, 'recipe': dataclasses.asdict(recipe)}
+      'image_size': image_size, 'precision': precision, 'recipe': recipe.to_dict()}
   with work_dirs.opened(work_dir, settings, chief):
     done = os.path.join(work_dir, pretrain.RESULT)
     if os.path.exists(done):

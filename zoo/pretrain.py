@@ -4,7 +4,6 @@ Leaves weights.npz, log.csv, TensorBoard events and result.json in --work_dir, f
 zoo-experts starts and zoo-publish makes a module. Started again, it goes on.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -76,7 +75,7 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
   data.check_one_label('but a baseline learns one: name another task or --label.')
   settings = {
       'task': task, 'source': data.source, 'label': label, 'preset': preset,
-      'image_size': image_size, 'precision': precision, 'recipe': dataclasses.asdict(recipe)}
+      'image_size': image_size, 'precision': precision, 'recipe': recipe.to_dict()}
   if sparse or upcycle:
     settings |= {'sparse': sparse, 'upcycle': upcycle}
   with work_dirs.opened(work_dir, settings, chief):
@@ -202,6 +201,8 @@ def define_recipe(values, **defaults):
   flags.DEFINE_bool('flip', True, 'Mirror images at random.', flag_values=values)
   flags.DEFINE_integer('crop', 4, 'Pixels of reflection padding for random crops.',
                        flag_values=values)
+  flags.DEFINE_integer('cutout', 0, 'Side in pixels of a grey square on each image.',
+                       lower_bound=0, flag_values=values)
   flags.DEFINE_integer('seed', 0, 'Of weights, orders and augmentation.', flag_values=values)
   flags.DEFINE_float('mixup', 0., 'Alpha of MixUp.', flag_values=values)
   cli.define_devices(values)
@@ -211,7 +212,7 @@ def recipe_of(values, steps):
   """The `zoo.training.Recipe` that the flags of `define_recipe` ask for."""
   from zoo import training
   names = ('batch', 'optimizer', 'learning_rate', 'warmup', 'weight_decay', 'label_smoothing',
-           'loss', 'flip', 'crop', 'mixup', 'seed')
+           'loss', 'flip', 'crop', 'cutout', 'mixup', 'seed')
   return training.Recipe(steps=steps, **{name: values[name].value for name in names})
 
 

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_CHECKPOINTS = 60
 SECONDS_OF_A_CALL = 0.5  # of the compiled loop, after which Python looks at signals and clocks
 STEPS_BETWEEN_LOGS = 50  # fewer in a short run, so that its curve has some 20 points
-FREE = ('learning_rate', 'warmup', 'schedule', 'tenths', 'flip', 'crop', 'mixup', 'seed')
+FREE = ('learning_rate', 'warmup', 'schedule', 'tenths', 'flip', 'crop', 'cutout', 'mixup',
+        'seed')
 
 
 class NotFiniteError(ArithmeticError):
@@ -50,7 +51,7 @@ class Recipe:
     weight_decay: decoupled, a step, times the learning rate.
     label_smoothing: share of the target spread over all classes (softmax only).
     loss: 'softmax' (one of C) or 'sigmoid' (each class for itself).
-    flip, crop, mixup: augmentation, as in `zoo.batches.Batches`.
+    flip, crop, cutout, mixup: augmentation, as in `zoo.batches.Batches`.
     seed: of orders and augmentation.
   """
   steps: int
@@ -67,6 +68,7 @@ class Recipe:
   loss: str = 'softmax'
   flip: bool = True
   crop: int = 4
+  cutout: int = 0
   mixup: float = 0.
   seed: int = 0
 
@@ -78,6 +80,12 @@ class Recipe:
     for name in ('steps', 'batch', 'learning_rate'):
       if getattr(self, name) <= 0:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0.')
+
+  def to_dict(self):
+    """The fields; those that came later only where they are set, so that older runs go on."""
+    later = ('cutout',)
+    return {name: value for name, value in dataclasses.asdict(self).items()
+            if value or name not in later}
 
 
 def compiled(recipe):
