@@ -18,6 +18,7 @@ from zoo import checkpoint
 from zoo import classifier
 from zoo import preemption
 from zoo import pretrain
+from zoo import tasks
 from zoo import train_log
 from zoo import training
 from zoo import weights
@@ -109,7 +110,7 @@ def digits():
   from sklearn import datasets
   images, labels = datasets.load_digits(return_X_y=True)
   images = np.repeat(images.reshape(-1, 8, 8, 1) * 15, 3, -1).astype(np.uint8)
-  return batches.Batches(images, labels, RECIPE.batch, 0, True, crop=RECIPE.crop, mixup=RECIPE.mixup, classes=10)
+  return batches.of(tasks.Examples(images, labels), RECIPE, 10)
 
 
 def new_trainer(architecture=TINY):
