@@ -3,6 +3,7 @@
 Shapes: N images, B a batch of them, H height, W width, F features, E experts.
 """
 
+import concurrent.futures
 import os
 
 import numpy as np
@@ -66,7 +67,7 @@ class Embedder:
                        f'({type(error).__name__}: {cli.last_line(error)}).') from None
     self.module = module
 
-  def __call__(self, images, rows, experts=(None,)):
+  def __call__(self, images, rows, experts=(None,), at_once=1):
     """Embeds images.
 
     Every batch has the same size, the last one filled up, so that one graph is compiled.
@@ -76,6 +77,7 @@ class Embedder:
       images: uint8 [N, H, W, 3].
       rows: int [R], which of them.
       experts: E indices of experts in a packed module, or (None,).
+      at_once: batches that are computed at the same time.
 
     Returns:
       float32 [E, R, F].
@@ -85,12 +87,15 @@ class Embedder:
         that are not finite.
     """
     batch = batch_size(images.shape[1])
-    pieces = []
-    for first in range(0, len(rows), batch):
+
+    def embedded(first):
       piece = images[rows[first:first + batch]]
       full = np.zeros((batch, *images.shape[1:]), np.uint8)
       full[:len(piece)] = piece
-      pieces.append([output[:len(piece)] for output in self._run(full, experts)])
+      return [output[:len(piece)] for output in self._run(full, experts)]
+
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+      pieces = list(pool.map(embedded, range(0, len(rows), batch)))
     return np.stack([np.concatenate(own) for own in zip(*pieces, strict=True)])
 
   def _run(self, images, experts):

@@ -1,8 +1,8 @@
 """Embeddings of a task's images by the experts of a hub: kept ones first, the others computed.
 
 Experts that share a graph share programs, into which each brings only its weights. A few
-programs run at a time: while one computes, others are checked, read and scored, and no core
-waits for the end of a small operation.
+programs run at a time, or batches of one program: while one computes, others are checked, read
+and scored, and no core waits for the end of a small operation.
 Shapes: N images of the task, R of them asked for, F features.
 """
 
@@ -25,7 +25,7 @@ from selection import candidates as candidates_lib
 from selection import embedder
 
 GRAPHS = 4  # whose programs are kept at once
-PROGRAMS = 2  # that run at once
+PROGRAMS = 2  # that run at once; of one program so many batches
 GROUPS_EACH = 16  # fewer modules than this do not pay for loading another program
 LARGE = 1 << 28  # bytes of a module of which only one is held
 PACKED = 64  # experts of a packed module embedded at once, which bounds memory
@@ -85,11 +85,12 @@ class Embeddings:
     workers = min(PROGRAMS, max(len(groups) // GROUPS_EACH, 1))
     if any(_weights_size(group[0].module) > LARGE for group in groups):
       workers = 1
+    at_once = PROGRAMS // workers
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
       ahead = collections.deque()
       for group in itertools.chain(groups, [None] * (workers + 1)):
         if group is not None:
-          ahead.append(pool.submit(self._embed, group, rows))
+          ahead.append(pool.submit(self._embed, group, rows, at_once))
         if ahead and (group is None or len(ahead) > workers):  # few wait, whatever E is
           for one in ahead.popleft().result():
             if progress is not None:
@@ -107,8 +108,8 @@ class Embeddings:
       return np.zeros(len(rows), bool), None
     return self._cache.get(_key(candidate), self._digests[candidate.image_size][rows])
 
-  def _embed(self, group, rows):
-    """A list of `Embedded` for candidates of one module."""
+  def _embed(self, group, rows, at_once):
+    """A list of `Embedded` for candidates of one module, by so many batches at once."""
     start = time.monotonic()
     try:
       self._check(group[0].module)
@@ -120,7 +121,7 @@ class Embeddings:
       if wanting:
         with self._program(group[0]) as program:
           computed = program(self._images[group[0].image_size], rows[missing],
-                             [candidate.expert for candidate in wanting])
+                             [candidate.expert for candidate in wanting], at_once)
         fresh = {one.expert: own for one, own in zip(wanting, computed, strict=True)}
     except (ValueError, OSError) as error:
       each = (time.monotonic() - start) / len(group)
