@@ -111,7 +111,7 @@ def test_weights_whose_names_lead_nowhere_are_restored_by_tensorflow(many, monke
   test_weights_swapped_in_give_what_the_module_itself_gives(many)
 
 
-def test_the_same_batches_give_the_same_digits_however_many_follow(many):
+def test_the_same_batches_give_the_same_digits_however_many_follow_or_run_at_once(many):
   images = pictures(400)
   for module in hub.modules(many):
     program = embedder.Embedder(module)
@@ -119,6 +119,7 @@ def test_the_same_batches_give_the_same_digits_however_many_follow(many):
     whole = program(images, np.arange(400), experts)
     np.testing.assert_array_equal(program(images, np.arange(250), experts), whole[:, :250])
     np.testing.assert_array_equal(program(images, np.arange(250, 400), experts), whole[:, 250:])
+    np.testing.assert_array_equal(program(images, np.arange(400), experts, at_once=3), whole)
 
 
 def test_what_packed_experts_share_runs_once_a_batch(many):
