@@ -7,11 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import scipy.special
+import sklearn.linear_model
+import sklearn.pipeline
+import sklearn.preprocessing
 
+from benchmarks import trials
 from conftest import TREE
 from export import hub
 from export import publish
 from export import saved_model
+from export import trained
 from finetune import main
 from selection import rank_main
 from zoo import backbones
@@ -141,6 +146,40 @@ def test_a_task_is_served_by_what_was_published(upstream, console, picture_folde
       '--learning_rate=0.03', '--batch=16', f'--work_dir={upstream}/tuned', '--json')
   assert code == 0, err
   assert json.loads(out)['test_accuracy'] > 0.4  # of three classes
+
+
+@any_network
+def test_trial_experts_are_told_by_linear_probes_on_training_images_alone(
+    upstream, console, monkeypatch):
+  monkeypatch.setattr(trials, 'EXAMPLES', 300)
+  read = []
+  whole = tasks.read
+  monkeypatch.setattr(tasks, 'read', lambda task, part, size: read.append(part[0]) or whole(
+      task, part, size))
+  folders = [f'{upstream}/baseline', f'{upstream}/adapter/high', f'{upstream}/whole/high']
+  code, out, err = console(
+      trials, f'--networks={",".join(folders)}', '--tasks=digits', '--draws=3')
+  assert code == 0, err
+  assert read == ['train']
+  first, *others = map(json.loads, out.splitlines())
+  assert (first['gain'], first['stderr']) == ({'digits': 0}, {'digits': 0})
+  examples = whole(tasks.digits(), ('train', None), 16)
+  for line, folder in zip(others, folders[1:], strict=True):
+    assert (line['slice'], bool(line.get('adapters'))) == ('high', 'adapter' in folder)
+    (run,) = trained.runs(folder)
+    network = trained.packed([run]) if 'adapter' in folder else trained.network(*run)
+    embeddings = np.asarray(network(examples.images / np.float32(255)))
+    by_hand = []
+    for seed in range(3):
+      order = np.random.default_rng(seed).permutation(len(embeddings))
+      pipeline = sklearn.pipeline.make_pipeline(
+          sklearn.preprocessing.StandardScaler(),
+          sklearn.linear_model.RidgeClassifierCV(np.logspace(-2, 4, 7)))
+      pipeline.fit(embeddings[order[:300]], examples.labels[order[:300]])
+      by_hand.append(pipeline.score(embeddings[order[300:]], examples.labels[order[300:]]))
+    assert line['accuracy']['digits'] == pytest.approx(100 * np.mean(by_hand), abs=0.2)
+    assert line['gain']['digits'] == pytest.approx(
+        line['accuracy']['digits'] - first['accuracy']['digits'], abs=0.02)
 
 
 @any_network
