@@ -22,6 +22,7 @@ PRESETS = {
     'r152x4': Architecture((3, 8, 36, 3), 256),
     'r8w16': Architecture((1, 1, 1), 16, 'basic', 8, 'small', 2, 32),
     'r8w32': Architecture((1, 1, 1), 32, 'basic', 16, 'small', 2, 32),
+    'r8w64': Architecture((1, 1, 1), 64, 'basic', 16, 'small', 2, 32),
     'r14w32': Architecture((2, 2, 2), 32, 'basic', 16, 'small', 2, 32),
     'r14w48': Architecture((2, 2, 2), 48, 'basic', 16, 'small', 2, 32),
     'r14w64': Architecture((2, 2, 2), 64, 'basic', 16, 'small', 2, 32),
