@@ -51,7 +51,7 @@ def upstream(request, tmp_path_factory):
     patch.setattr(backbones, 'PRESETS', TINY)
     code = cli.run(pretrain.main, pretrain.FLAGS, [
         '--task=digits', f'--preset={request.param}', '--steps=40', '--warmup=5', '--batch=32',
-        '--noflip', '--precision=float32', f'--work_dir={folder}/baseline'])
+        '--learning_rate=0.1', '--noflip', '--precision=float32', f'--work_dir={folder}/baseline'])
   assert code == 0
   return folder
 

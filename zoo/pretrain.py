@@ -231,7 +231,7 @@ flags.DEFINE_string('upcycle', None, 'Folder of a finished run of the same netwo
                     'experts, to start a sparse one from.', flag_values=FLAGS)
 flags.DEFINE_string('hierarchy', None, 'JSON file of the label tree, to show which slices go to '
                     'which experts.', flag_values=FLAGS)
-define_recipe(FLAGS, learning_rate=0.1, warmup=500, label_smoothing=0.1)
+define_recipe(FLAGS, learning_rate=0.5, warmup=500, label_smoothing=0.1)
 flags.mark_flags_as_required(['task', 'work_dir', 'steps'], flag_values=FLAGS)
 
 
