@@ -45,7 +45,7 @@ def opened(path):
                                         'cost', 'command') if result.get(key)}
   if result.get('slice'):
     known['slice'] = result['slice']['name']
-  return tf.function(lambda images: model(images)), {'path': path, **known}
+  return tf.function(model), {'path': path, **known}
 
 
 def accuracies(network, examples, draws):
