@@ -7,12 +7,14 @@ directory, and take the same flags.
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import socket
 import time
 
 SECONDS_TO_COME = 300  # for the workers of a run to find each other
+SECONDS_TO_PART = 60  # for workers that have all come to a barrier to say so
 KINDS = ('default', 'one_device:DEVICE', 'mirrored', 'multi_worker', 'tpu:NAME')
 
 
@@ -126,8 +128,45 @@ def _gathering(strategy):
 
 
 def barrier(strategy):
-  """Returns when every process of the run has come here."""
+  """Returns when every process of the run has come here, so that any of them may then end."""
   of_all(strategy, [0.])
+  if processes(strategy) > 1:
+    _part(strategy)
+
+
+_partings = itertools.count()  # how many this process has been through
+
+
+def _part(strategy):
+  """Returns when no process needs another any more for what all have exchanged.
+
+  One that has been told everything may still owe numbers to one that has not, which would fail
+  if it ended. So each says that it has been told, to the service that the first one keeps; and
+  the first one, which must outlive that service's last answer, stays until the others leave.
+  """
+  import tensorflow as tf
+  from tensorflow.python.eager import context  # the service has no public interface
+  resolver, number = strategy.cluster_resolver, next(_partings)
+  cluster = resolver.cluster_spec()
+  everybody = [(job, index) for job in cluster.jobs for index in range(cluster.num_tasks(job))]
+  own = resolver.task_type, resolver.task_id
+
+  def say(what):
+    context.context().set_config_key_value(f'zoo/{number}/{own[0]}/{own[1]}/{what}', 'yes')
+
+  def hear(what):
+    for job, index in everybody:
+      if (job, index) != own:
+        context.context().get_config_key_value(
+            f'zoo/{number}/{job}/{index}/{what}', 1000 * SECONDS_TO_PART)
+
+  say('told')
+  hear('told')
+  if is_chief(strategy):
+    hear('leaves')
+  else:
+    with contextlib.suppress(tf.errors.OpError):  # heard, by one that ended before it answered
+      say('leaves')
 
 
 def to_replicas(strategy, array):
