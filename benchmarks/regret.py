@@ -36,10 +36,15 @@ PENALTIES = [10. ** power for power in range(-2, 5)]  # of the linear probe
 def first_baseline(found):
   """Of some `selection.candidates.Candidate`s the baseline of the most upstream data.
 
-  It is what one would take without any choice. None where there is no baseline.
+  Of equals the one that is best on it. It is what one would take without any choice. None
+  where there is no baseline.
   """
-  return max((one for one in found if one.kind == 'baseline'), default=None,
-             key=lambda one: (one.module.metadata.get('upstream') or {}).get('examples', 0))
+  def place(one):
+    known = one.module.metadata
+    return ((known.get('upstream') or {}).get('examples', 0),
+            (known.get('scores') or {}).get('top1', 0))
+
+  return max((one for one in found if one.kind == 'baseline'), default=None, key=place)
 
 
 class Kept:
