@@ -1,8 +1,9 @@
 """regret_charts.py: pictures of what `benchmarks.regret` measured.
 
 Reads its JSON lines (files named on the command line) and writes to --out: the gain of every
-expert on every task (heatmap.png), scores against test accuracy (proxy.png), and what rules
-reach against what they cost (cost.png).
+expert on every task (heatmap.png), what the hub offers to every task and what is chosen
+(choice.png), scores against test accuracy (proxy.png), and what rules reach against what they
+cost (cost.png).
 """
 
 import collections
@@ -36,8 +37,9 @@ def heatmap(found, measure='tuned'):
       if None not in (base, row[measure]):
         gains[task, _label(row)].append(100 * (row[measure] - base))
   tasks = list(dict.fromkeys(task for _, task, _ in found))
+  plain = {_label(row) for rows in found.values() for row in rows if row['kind'] == 'baseline'}
   experts = sorted({label for _, label in gains}, key=lambda label: (
-      label.split(':')[0], 'baseline' not in label, label))
+      label.split('-')[0], label not in plain, label))
   cells = np.full((len(tasks), len(experts)), np.nan)
   for (task, label), values in gains.items():
     cells[tasks.index(task), experts.index(label)] = np.mean(values)
@@ -59,9 +61,48 @@ def heatmap(found, measure='tuned'):
 
 
 def _label(row):
-  """A short unique name of an expert."""
-  source = row['source'].split(':')[0].split('_')[0]
-  return f'{source}: {row["name"]}' + (' (adapter)' if row['kind'] == 'packed' else '')
+  """A short unique name of an expert: that of its module, and its own in a packed one."""
+  name = row['handle'].split('/')[-2]
+  return name if row['expert'] is None else f'{name}: {row["name"]}'
+
+
+def choice(found, measure='tuned'):
+  """A line a task: the accuracy of every expert that was measured, of the first baseline and of
+  what the default rule chooses; means over the draws."""
+  from matplotlib import figure
+  reached = selectors.outcomes(found, measure)
+  tasks = {}
+  for race, rows in found.items():
+    tasks.setdefault(race[1], {})[race] = rows
+  shown = figure.Figure(figsize=(7, 1.2 + 0.24 * len(tasks)), layout='constrained')
+  axes = shown.subplots()
+
+  def mean(values):
+    return 100 * np.mean(values) if len(values) else np.nan
+
+  for y, races in enumerate(tasks.values()):
+    offered = collections.defaultdict(list)
+    for rows in races.values():
+      for row in rows:
+        if row[measure] is not None:
+          offered[_label(row)].append(row[measure])
+    known = [mean(own) for own in offered.values() if len(own) == len(races)]
+    axes.scatter(known, [y] * len(known), s=12, color=GREY, alpha=0.6, linewidths=0,
+                 label='every expert' if not y else None)
+    for rule, label, look in (
+        ('baseline', 'the first baseline', {'s': 52, 'facecolors': 'none', 'edgecolors': 'black'}),
+        ('1-NN and LogME (the default)', 'the choice', {'s': 22, 'color': GREEN})):
+      axes.scatter([mean([reached[rule][race] for race in races if race in reached[rule]])], [y],
+                   label=label if not y else None, **look)
+  axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+  axes.invert_yaxis()
+  axes.grid(axis='y', linewidth=0.3)
+  axes.set_axisbelow(True)
+  axes.set_xlabel(f'test accuracy, {MEASURES[measure]}, %')
+  axes.legend(fontsize=8, frameon=False, ncols=3, loc='lower left', bbox_to_anchor=(0, 1))
+  for side in ('top', 'right'):
+    axes.spines[side].set_visible(False)
+  return shown
 
 
 def proxy(found, name='knn', measure='tuned'):
@@ -144,7 +185,7 @@ def main(values, command):
   del command
   found = selectors.races(selectors.read(values.lines))
   os.makedirs(values.out, exist_ok=True)
-  for name, chart in (('heatmap', heatmap), ('proxy', proxy), ('cost', cost)):
+  for name, chart in (('heatmap', heatmap), ('choice', choice), ('proxy', proxy), ('cost', cost)):
     path = os.path.join(values.out, f'{name}.png')
     chart(found, measure=values.measure).savefig(path, dpi=110)
     print(json.dumps({'picture': path}))

@@ -130,7 +130,7 @@ def test_pictures_are_drawn_of_the_lines(judged, tmp_path, console):
   path.write_text('\n'.join(map(json.dumps, rows)))
   code, out, err = console(regret_charts, f'--lines={path}', f'--out={tmp_path / "out"}')
   assert code == 0, err
-  assert len(out.splitlines()) == 3
+  assert len(out.splitlines()) == 4
   assert sorted(one.name for one in (tmp_path / 'out').iterdir()) == [
-      'cost.png', 'heatmap.png', 'proxy.png']
+      'choice.png', 'cost.png', 'heatmap.png', 'proxy.png']
   assert len(selectors.races(rows)) == 1
