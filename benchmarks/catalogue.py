@@ -43,7 +43,7 @@ def made(root, number):
 
   Args:
     root: folder of the hub.
-    number: modules in all; every 28 of them are as the embedded zoo, with slices of their own.
+    number: modules in all: the embedded zoo again and again, with slices of their own.
   """
   from export import card
   from export import hub

@@ -2,9 +2,9 @@
 
 Proxies err in different ways: 1-NN is noisy but sees a class of any shape, LogME sees linear
 separation alone but hardly any noise. Their mean leaves less regret than 1-NN, and no more than
-LogME beyond noise (docs/zoo.md, "What selection gains"). On the common scale a score is in standard
-deviations over the experts of the ranking, above their mean; in retrieval this is fusion of
-standardised scores.
+LogME beyond noise (docs/experts.md, "What selection gains"). On the common scale a score is in
+standard deviations over the experts of the ranking, above their mean; in retrieval this is fusion
+of standardised scores.
 
 Shapes: E experts, R groups of examples.
 """

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +31,11 @@ TREE = {'synsets': {
 
 
 def pytest_configure():
-  """Gives each worker cores of its own: the threads of several TensorFlows wait for each other."""
+  """Lets hypothesis take its time, and gives each worker cores of its own: the threads of several
+  TensorFlows wait for each other."""
+  hypothesis.settings.register_profile(
+      'patient', deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+  hypothesis.settings.load_profile('patient')
   worker = os.environ.get('PYTEST_XDIST_WORKER', '')
   if worker and hasattr(os, 'sched_setaffinity'):
     own = sorted(os.sched_getaffinity(0))[int(worker.removeprefix('gw'))::int(
@@ -259,6 +264,37 @@ def _in_environment(environment, function, *arguments):
   os.environ.clear()
   os.environ.update(environment)
   function(*arguments)
+
+
+@pytest.fixture(scope='session')
+def many_slices(tmp_path_factory):
+  """Folder of the embedded zoo with an expert of every slice of CIFAR-100.
+
+  Those that are not embedded are described, but have no graph; *plant* is worse than its
+  baseline.
+  """
+  from export import card
+  from export import hub
+  from export import metadata
+  from zoo import hierarchy
+  from zoo import slices
+  root = tmp_path_factory.mktemp('hub') / 'many slices'
+  shutil.copytree(hub.EMBEDDED, root)
+  model = metadata.read(str(root / 'zoo/cifar32-animal/2'))
+  model.pop('fingerprint')
+  tree = hierarchy.from_json(str(ROOT / 'zoo/trees/cifar100.json'))
+  classes = metadata.read(str(root / 'zoo/cifar32-baseline/2'))['upstream']['classes']
+  for one in slices.slices(tree, dict.fromkeys(classes, 500), 4000, 0.8):
+    path = root / 'zoo' / f'cifar32-{one.name}' / '2'
+    if not path.exists():
+      path.mkdir(parents=True)
+      (path / 'saved_model.pb').write_text(one.name)
+      top1 = 0.6 if one.name == 'plant' else 0.75
+      metadata.write(str(path), {
+          **model, 'name': f'cifar32-{one.name}', 'slice': one.to_dict(),
+          'scores': {**model['scores'], 'baseline_slice_top1': 0.7, 'slice_top1': top1}})
+      card.write(str(path))
+  return str(root)
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
     archives.unpack(str(archive), str(tmp_path / 'out'))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_an_archive_cut_or_changed_anywhere_is_refused(data):
   with tempfile.TemporaryDirectory() as name:
@@ -236,7 +236,7 @@ def _hostile(draw):
   return gzip.compress(bytes(content), 1) if draw(st.booleans()) else bytes(content)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_hostile())
 def test_no_archive_writes_outside_of_its_folder(content):
   with tempfile.TemporaryDirectory() as name:

@@ -89,7 +89,7 @@ def test_added_images_cost_only_theirs_and_another_key_knows_none(folder):
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 def test_it_is_a_dictionary_of_digests_that_outlives_its_process(data):
   # Digests of few distinct bytes, most of them zero: beginnings and ends coincide.
   digest = st.lists(st.sampled_from([0, 0, 0, 1, 255]), min_size=16, max_size=16).map(bytes)
@@ -505,7 +505,7 @@ def test_the_least_recently_used_goes_first(folder):
 
 @hypothesis.given(st.lists(st.integers(1, 120), min_size=1, max_size=30))
 @hypothesis.example([100, 120])
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=10)
 def test_after_a_put_the_folder_is_within_its_bound_and_has_what_was_put(numbers):
   bound = segment_bytes(120)
   with tempfile.TemporaryDirectory() as name:

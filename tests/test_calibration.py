@@ -43,7 +43,7 @@ def test_the_temperature_by_which_labels_were_drawn_is_found(true, multi_label):
 
 
 @hypothesis.given(SEEDS, st.floats(0.1, 10), st.booleans())
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_no_temperature_of_a_fine_grid_makes_labels_likelier(seed, true, multi_label):
   logits, labels = drawn(true, 30, multi_label, seed)
 
@@ -56,7 +56,7 @@ def test_no_temperature_of_a_fine_grid_makes_labels_likelier(seed, true, multi_l
 
 
 @hypothesis.given(SEEDS, st.floats(-100, 100))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_what_is_added_to_a_row_does_not_matter_so_log_probabilities_serve(seed, shift):
   logits, labels = drawn(2., 50, seed=seed)
   wanted = calibration.temperature(logits, labels)
@@ -68,7 +68,7 @@ def test_what_is_added_to_a_row_does_not_matter_so_log_probabilities_serve(seed,
 
 
 @hypothesis.given(SEEDS, st.floats(1.5, 4))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_logits_so_many_times_as_bold_are_cooled_so_many_times(seed, factor):
   logits, labels = drawn(1., 200, seed=seed)
   assert calibration.temperature(factor * logits, labels) == pytest.approx(
@@ -76,7 +76,7 @@ def test_logits_so_many_times_as_bold_are_cooled_so_many_times(seed, factor):
 
 
 @hypothesis.given(SEEDS, st.floats(*calibration.RANGE))
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 def test_no_prediction_changes(seed, temperature):
   logits = np.random.default_rng(seed).normal(0, 5, (40, 6))
   softmax = calibration.scaled(logits, temperature)

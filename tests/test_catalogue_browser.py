@@ -7,7 +7,6 @@ import urllib.parse
 
 import pytest
 
-from export import hub
 from export import hub_site
 from export import server
 
@@ -30,11 +29,11 @@ def browser():
 
 
 @pytest.fixture(scope='module')
-def addresses(tmp_path_factory):
-  """The catalogue of the embedded zoo, as files and from the server."""
+def addresses(tmp_path_factory, many_slices):
+  """The catalogue of a hub of 20 modules, as files and from the server."""
   folder = tmp_path_factory.mktemp('site') / 'a site'
-  hub_site.write(hub.EMBEDDED, str(folder))
-  with server.running(hub.EMBEDDED, str(tmp_path_factory.mktemp('archives'))) as url:
+  hub_site.write(many_slices, str(folder))
+  with server.running(many_slices, str(tmp_path_factory.mktemp('archives'))) as url:
     yield {'files': folder.as_uri(), 'server': url}
 
 
@@ -112,12 +111,12 @@ def _is_focused(locator):
 def test_typing_finds_modules_by_any_of_their_words(open_page):
   page = open_page('index.html')
   everything = _shown(page)
-  assert len(everything) == 28
+  assert len(everything) == 20
   page.locator('h1').click()
   page.keyboard.press('/')  # leads to the search
-  page.keyboard.type('Tiny cloth')
-  assert _shown(page) == ['zoo/tiny32-clothing/1']
-  assert page.locator('#found').inner_text() == '1 of 28 modules'
+  page.keyboard.type('Tiny contain')
+  assert _shown(page) == ['zoo/tiny32-container/2']
+  assert page.locator('#found').inner_text() == '1 of 20 modules'
   page.keyboard.type(' nothing')
   assert _shown(page) == []
   page.get_by_role('button', name='Show all').click()
@@ -130,15 +129,15 @@ def test_filters_add_up_and_the_address_keeps_them(open_page):
   page.get_by_label('kind').select_option('predictor')
   assert len(_shown(page)) == 4
   page.get_by_label('upstream').select_option('tiny_imagenet_32:1.0.0')
-  assert _shown(page) == ['zoo/tiny32-labels/1', 'zoo/tiny32-slices/1']
+  assert _shown(page) == ['zoo/tiny32-labels/2', 'zoo/tiny32-slices/2']
   page.locator('#search').fill('slices')
   again = open_page(_state(page))
-  assert _shown(again) == ['zoo/tiny32-slices/1']
+  assert _shown(again) == ['zoo/tiny32-slices/2']
   again.get_by_role('button', name='Clear').click()
-  assert len(_shown(again)) == 28
+  assert len(_shown(again)) == 20
   _follow(again, 'tiny32-slices')
   again.go_back()
-  assert len(_shown(again)) == 28
+  assert len(_shown(again)) == 20
 
 
 @anywhere
@@ -148,28 +147,28 @@ def test_columns_sort_and_what_is_not_known_comes_last(open_page):
   gains = page.eval_on_selector_all('#rows .row', 'rows => rows.map(row => row.dataset.gain)')
   known = [float(gain) for gain in gains if gain]
   assert known == sorted(known, reverse=True)
-  assert gains[len(known):] == [''] * 6
+  assert gains[len(known):] == [''] * 8
   assert page.locator('[aria-sort]').get_attribute('aria-sort') == 'descending'
   page.get_by_role('button', name='gain').press('Enter')
-  assert _shown(page)[0] == 'zoo/tiny32-vessel/1'
+  assert _shown(page)[0] == 'zoo/cifar32-plant/2'
   page.get_by_role('button', name='kind').click()
   assert page.locator('[aria-sort]').inner_text().startswith('kind')
-  assert _shown(page)[0] == 'zoo/cifar32-baseline/1'
+  assert _shown(page)[0] == 'zoo/cifar32-baseline/2'
 
 
 @anywhere
 def test_a_click_in_the_tree_shows_a_slice_with_all_below_it(open_page):
   page = open_page('index.html')
   _item(page, 'group/animal').locator('.name').click()
-  animals = ['zoo/cifar32-animal/1', 'zoo/cifar32-cold_blooded_vertebrate/1',
-             'zoo/cifar32-invertebrate/1', 'zoo/cifar32-mammal/1']
+  animals = ['zoo/cifar32-animal/2', 'zoo/cifar32-cold_blooded_vertebrate/2',
+             'zoo/cifar32-invertebrate/2', 'zoo/cifar32-mammal/2']
   assert _shown(page) == animals
   assert _item(page, 'group/animal').get_attribute('aria-selected') == 'true'
   _item(page, 'group/animal').locator('.twisty').click()  # closes it and chooses nothing
   assert not _item(page, 'group/mammal').is_visible()
   assert _shown(page) == animals
   _item(page, 'group/animal').locator('.name').click()  # again: all
-  assert len(_shown(page)) == 28
+  assert len(_shown(page)) == 20
 
 
 @anywhere
@@ -186,7 +185,7 @@ def test_the_tree_is_walked_by_keys(open_page):
   press('m')  # the next that begins so
   assert _is_focused(_item(page, 'group/mammal'))
   press('Enter')
-  assert _shown(page) == ['zoo/cifar32-mammal/1']
+  assert _shown(page) == ['zoo/cifar32-mammal/2']
   press('ArrowLeft')  # to the one above, then closes it
   press('ArrowLeft')
   assert _item(page, 'group/animal').get_attribute('aria-expanded') == 'false'
@@ -202,11 +201,11 @@ def test_the_tree_is_walked_by_keys(open_page):
 
 def test_two_modules_stand_side_by_side_and_the_address_names_them(open_page):
   page = open_page('index.html')
-  for handle in ('zoo/cifar32-animal/1', 'zoo/cifar32-mammal/1', 'zoo/cifar32-plant/1'):
+  for handle in ('zoo/cifar32-animal/2', 'zoo/cifar32-mammal/2', 'zoo/cifar32-plant/2'):
     page.get_by_label(f'compare {handle}').check()  # the first gives way to the third
   assert page.locator('#rows input:checked').count() == 2
   _follow(page, 'Compare', within=page.get_by_role('status'))
-  assert _state(page) == 'compare.html#a=zoo%2Fcifar32-mammal%2F1&b=zoo%2Fcifar32-plant%2F1'
+  assert _state(page) == 'compare.html#a=zoo%2Fcifar32-mammal%2F2&b=zoo%2Fcifar32-plant%2F2'
 
   def row(page, name):
     return page.locator('#sides tbody tr').filter(
@@ -216,24 +215,24 @@ def test_two_modules_stand_side_by_side_and_the_address_names_them(open_page):
       'mammal (25 classes)', 'plant (15 classes)']
   assert 'differs' in row(page, 'slice').get_attribute('class')
   assert not row(page, 'parameters').get_attribute('class')
-  page.get_by_label('the other').select_option('zoo/cifar32-animal/1')
+  page.get_by_label('the other').select_option('zoo/cifar32-animal/2')
   again = open_page(_state(page))
   assert row(again, 'slice').locator('td').all_inner_texts() == [
       'mammal (25 classes)', 'animal (45 classes)']
-  _follow(again, 'zoo/cifar32-animal/1')
-  assert again.locator('h1').inner_text() == 'zoo/cifar32-animal/1'
+  _follow(again, 'zoo/cifar32-animal/2')
+  assert again.locator('h1').inner_text() == 'zoo/cifar32-animal/2'
   _follow(again, 'compare with another')
-  assert again.locator('#a').input_value() == 'zoo/cifar32-animal/1'
+  assert again.locator('#a').input_value() == 'zoo/cifar32-animal/2'
 
 
 @pytest.mark.parametrize('script', [
     None, "Object.defineProperty(navigator, 'clipboard', {value: undefined})"])
-def test_a_button_copies_the_lines_that_load_a_module(open_page, address, script):
-  page = open_page('zoo/tiny32-animal/1/index.html', script=script,
+def test_a_button_copies_the_lines_that_load_a_module(open_page, address, script, many_slices):
+  page = open_page('zoo/tiny32-animal/2/index.html', script=script,
                    permissions=['clipboard-read', 'clipboard-write'])
   wanted = page.locator('pre').first.inner_text()
-  place = address if address.startswith('http') else os.path.abspath(hub.EMBEDDED)
-  assert f"hub.KerasLayer('{place}/zoo/tiny32-animal/1', trainable=True)" in wanted
+  place = address if address.startswith('http') else many_slices
+  assert f"hub.KerasLayer('{place}/zoo/tiny32-animal/2', trainable=True)" in wanted
   page.get_by_role('button', name='Copy').first.click()
   page.get_by_role('button', name='Copied').wait_for()
   _follow(page, 'Catalogue')
@@ -242,12 +241,12 @@ def test_a_button_copies_the_lines_that_load_a_module(open_page, address, script
   assert page.locator('#search').input_value() == wanted.replace('\n', ' ')
 
 
-def test_the_command_that_made_a_module_is_copied_as_it_was(open_page):
-  page = open_page('zoo/tiny32-animal/1/index.html',
+def test_the_command_that_made_a_module_is_copied_as_it_was(open_page, many_slices):
+  page = open_page('zoo/tiny32-animal/2/index.html',
                    permissions=['clipboard-read', 'clipboard-write'])
   page.get_by_role('button', name='Copy').last.click()
   page.get_by_role('button', name='Copied').wait_for()
-  with open(os.path.join(hub.EMBEDDED, 'zoo/tiny32-animal/1/README.md'), encoding='utf-8') as file:
+  with open(os.path.join(many_slices, 'zoo/tiny32-animal/2/README.md'), encoding='utf-8') as file:
     card = file.read()
   copied = page.evaluate('navigator.clipboard.readText()')
   assert copied == card.split('```')[-2].strip()
@@ -271,8 +270,8 @@ def test_dark_is_what_the_system_says_until_the_reader_says_otherwise(open_page)
 
 @anywhere
 @pytest.mark.parametrize('path', [
-    'index.html', 'zoo/tiny32-slices/1/index.html', 'zoo/tiny32-food_solid_food/1/index.html',
-    'compare.html#a=zoo/cifar32-cold_blooded_vertebrate/1&b=zoo/tiny32-wheeled_vehicle/1'])
+    'index.html', 'zoo/tiny32-slices/2/index.html', 'zoo/tiny32-food_solid_food/2/index.html',
+    'compare.html#a=zoo/cifar32-cold_blooded_vertebrate/2&b=zoo/tiny32-container/2'])
 def test_nothing_is_wider_than_a_telephone(open_page, path):
   page = open_page(path, width=400)
   assert page.evaluate('document.scrollingElement.scrollWidth') <= 400
@@ -280,16 +279,16 @@ def test_nothing_is_wider_than_a_telephone(open_page, path):
     assert not page.get_by_role('tree').is_visible()  # it opens when asked for
     page.get_by_text('Slices', exact=True).click()
     _item(page, 'group/plant').locator('.name').click()
-    assert _shown(page) == ['zoo/cifar32-plant/1']
-    page.get_by_label('compare zoo/cifar32-plant/1').check()
+    assert _shown(page) == ['zoo/cifar32-plant/2']
+    page.get_by_label('compare zoo/cifar32-plant/2').check()
     assert page.evaluate('document.scrollingElement.scrollWidth') <= 400
 
 
 def test_without_scripts_all_modules_can_be_read(open_page):
   page = open_page('index.html', java_script_enabled=False)
-  assert page.locator('#rows .row').count() == 28
+  assert page.locator('#rows .row').count() == 20
   _follow(page, 'tiny32-animal')
-  assert page.locator('h1').inner_text() == 'zoo/tiny32-animal/1'
+  assert page.locator('h1').inner_text() == 'zoo/tiny32-animal/2'
 
 
 def test_the_policy_stops_scripts_that_are_not_ours(browser, address):

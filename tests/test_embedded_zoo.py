@@ -70,12 +70,15 @@ def test_a_predictor_gives_probabilities_of_what_it_names(handle):
   np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
 
-def test_there_are_two_sources_with_a_baseline_predictors_and_experts_of_many_slices():
+def test_there_are_two_sources_with_a_small_and_a_large_baseline_predictors_and_experts():
   found = candidates.find()
   for source in ('tiny_imagenet_32:1.0.0', 'cifar100_jpeg:1.0.0'):
     own = [one for one in found if one.source == source]
-    assert [one.kind for one in own].count('baseline') == 1
-    assert len({one.slice['node'] for one in own if one.kind != 'baseline'}) >= 6
+    small, large = sorted((one.module.metadata for one in own if one.kind == 'baseline'),
+                          key=lambda known: known['parameters'])
+    assert small['parameters'] < large['parameters'] / 5
+    assert small['scores']['top1'] < large['scores']['top1'] - 0.05
+    assert len({one.slice['node'] for one in own if one.kind != 'baseline'}) >= 3
     assert {MODULES[handle].metadata['predicts'] for handle in PREDICTORS
             if MODULES[handle].metadata['upstream']['source'] == source} == {'slices', 'labels'}
 

@@ -105,7 +105,7 @@ def test_images_come_one_of_each_class_by_turns_the_most_changed_class_first():
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 3))
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_the_classes_and_images_add_up_to_the_gain_and_turn_with_the_roles(seed, k):
   random = np.random.default_rng(seed)
   labels = random.integers(0, 5, 40)

@@ -61,7 +61,7 @@ def test_a_better_candidate_is_taken_more_often():
 
 @KINDS
 @hypothesis.given(SEEDS)
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_the_cross_entropy_falls_with_each_member_and_is_that_of_the_average(multi_label, seed):
   probabilities, labels = pool(seed, 8, multi_label=multi_label)
   found = greedy.select(probabilities, labels)
@@ -75,7 +75,7 @@ def test_the_cross_entropy_falls_with_each_member_and_is_that_of_the_average(mul
 
 @KINDS
 @hypothesis.given(SEEDS)
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=10)
 def test_each_step_is_the_best_of_all_ensembles_with_one_member_more(multi_label, seed):
   probabilities, labels = pool(seed, 3, 12, multi_label=multi_label)
   losses = {counts: loss(probabilities, labels, counts)
@@ -98,7 +98,7 @@ def test_a_pool_of_one_gives_itself():
 
 
 @hypothesis.given(SEEDS, st.integers(2, 4))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_copies_of_candidates_gain_nothing_and_the_first_of_them_is_taken(seed, copies):
   probabilities, labels = pool(seed)
   alone = greedy.select(probabilities, labels)
@@ -117,7 +117,7 @@ def test_of_candidates_that_are_equal_but_for_rounding_the_first_is_taken():
 
 @KINDS
 @hypothesis.given(SEEDS)
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_who_is_a_member_does_not_depend_on_any_order(multi_label, seed):
   probabilities, labels = pool(seed, multi_label=multi_label)
   random = np.random.default_rng(seed)
@@ -194,7 +194,7 @@ def test_bags_overfit_less():
 
 
 @hypothesis.given(st.lists(st.integers(0, 5), min_size=5, max_size=5).filter(any))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_the_average_is_weighted_by_counts(counts):
   probabilities, _ = pool()
   np.testing.assert_allclose(greedy.average(probabilities, counts),

@@ -155,7 +155,7 @@ _HOSTILE = st.lists(st.sampled_from(
      'é', 'e\u0301', '/', '\n', 'SHA256SUMS', 'f' * 300]), min_size=1, max_size=5).map('/'.join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(names=st.lists(_HOSTILE, min_size=1, max_size=4), listed=st.booleans())
 def test_no_name_writes_outside_of_its_folder(tmp_path_factory, names, listed):
   around = tmp_path_factory.mktemp('around')

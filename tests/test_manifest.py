@@ -59,7 +59,7 @@ def test_a_file_that_was_changed_lost_or_added_is_named(module):
 
 @hypothesis.given(name=st.sampled_from(['saved_model.pb', 'variables/variables.index']),
                   at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@hypothesis.settings(max_examples=50, deadline=None,
+@hypothesis.settings(max_examples=50,
                      suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_no_bit_can_flip_unseen(module, name, at, bit):
   before = (module / name).read_bytes()
@@ -93,7 +93,7 @@ _LINES = st.one_of(
 
 
 @hypothesis.given(st.lists(_LINES, max_size=4), st.booleans(), st.sampled_from(['\n', '\r\n', '']))
-@hypothesis.settings(max_examples=400, deadline=None,
+@hypothesis.settings(max_examples=400,
                      suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_no_hostile_list_passes_or_has_a_file_opened_elsewhere(module, monkeypatch, lines, keep,
                                                               end):

@@ -187,7 +187,7 @@ DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(
 
 
 @hypothesis.given(DISTRIBUTIONS, st.randoms(use_true_random=False))
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_the_divergence_is_symmetric_bounded_and_0_of_the_same_only(one, random):
   other = np.array(random.sample(one.tolist(), len(one)))
   found = matching.jensen_shannon(one, other)
@@ -203,7 +203,7 @@ def test_a_class_of_the_least_probability_does_not_make_two_distributions_infini
 
 
 @hypothesis.given(st.permutations(range(12)), st.permutations(range(3)))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_neither_the_order_of_the_images_nor_that_of_the_outputs_matters(images, outputs):
   said = np.random.default_rng(0).normal(0, 2, (12, 3))
   said -= np.log(np.exp(said).sum(1, keepdims=True))

@@ -84,7 +84,7 @@ def test_who_knows_nothing_is_calibrated_and_costs_a_choice_among_the_classes():
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 20))
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_the_calibration_error_equals_one_counted_bin_by_bin(seed, bins):
   random = np.random.default_rng(seed)
   confidence = random.integers(bins, 2 * bins + 1, 30) / (2 * bins)  # many are just on an edge
@@ -116,7 +116,7 @@ def test_average_precision_by_hand():
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 40))
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_average_precision_agrees_with_scikit_learn_under_any_weights(seed, number):
   probabilities, labels = sightings(seed, number, 1)
   scores, truth = probabilities[:, 0], labels[:, 0]
@@ -159,7 +159,7 @@ def test_of_very_few_examples_the_interval_is_still_a_number(number):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from([predictions, sightings]))
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 def test_neither_the_order_of_examples_nor_that_of_classes_matters(seed, made):
   random = np.random.default_rng(seed)
   probabilities, labels = made(seed, 40)

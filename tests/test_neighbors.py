@@ -82,7 +82,7 @@ def test_twins_come_in_order_of_index_however_many_there_are(dtype, searched_aga
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 def test_ties_go_by_index_on_any_grid(seed, k, values):
   # Whole numbers, few of them: many duplicates and many equal distances, all without rounding.
   random = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def test_ties_go_by_index_on_any_grid(seed, k, values):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(-40, 40), st.integers(0, 12))
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 def test_exact_is_exact_at_any_scale_and_any_distance_from_the_origin(seed, scale, away):
   random = np.random.default_rng(seed)
   points = 10. ** scale * (random.normal(size=(60, 7)) + 10. ** away * random.normal(size=7))
@@ -133,7 +133,7 @@ def test_float32_settles_ordinary_embeddings(searched_again):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]))
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 def test_bounds_are_below_the_distances_and_close_to_them(seed, dtype):
   random = np.random.default_rng(seed)
   points = random.normal(size=(50, 40)) * 10. ** random.integers(-3, 4, (50, 1))
@@ -187,7 +187,7 @@ def test_k_must_leave_one_out(k):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_turning_moving_and_scaling_embeddings_changes_no_neighbour(seed):
   random = np.random.default_rng(seed)
   points = random.normal(size=(30, 5))

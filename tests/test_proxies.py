@@ -41,7 +41,7 @@ def test_votes_by_hand():
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 def test_votes_equal_a_count_one_by_one(seed, k):
   random = np.random.default_rng(seed)
   points, labels = random.normal(size=(25, 3)), random.integers(0, 3, 25)
@@ -342,7 +342,7 @@ def test_few_examples_make_as_many_groups():
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(SHAPES),
                   st.sampled_from(proxies.NAMES))
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_order_rotation_scale_and_names_of_classes_change_no_score(seed, shape, name):
   random = np.random.default_rng(seed)
   points, labels = task(seed, *shape)
@@ -516,7 +516,7 @@ def test_an_expert_does_not_beat_itself(name):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(['ridge', 'logme']))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_the_other_way_round_only_the_sign_changes(seed, name):
   proxy, = proxies.make([name])
   points, labels = task(seed)

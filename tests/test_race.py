@@ -15,7 +15,7 @@ from selection import show
 
 
 @hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_every_beginning_of_the_order_has_the_classes_in_proportion(labels):
   labels = np.array(labels)
   order = race.order(labels)
@@ -60,7 +60,7 @@ def test_experts_that_agree_on_a_small_sample_are_not_taken_for_the_same():
 
 
 @hypothesis.given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 def test_both_judges_count_alike_and_their_order_does_not_matter(pairs):
   knn, ridge = np.array(pairs).T
   found = race.outcomes({'knn': proxies.accuracy(knn), 'ridge': proxies.accuracy(ridge)})

@@ -50,7 +50,7 @@ SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)).flat
 
 
 @hypothesis.given(SHAPES)
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 def test_slots_are_given_as_a_loop_over_tokens_gives_them(drawn):
   shape, k, slots, priority, seed = drawn
   gates = made(seed, *shape)
@@ -65,7 +65,7 @@ def test_slots_are_given_as_a_loop_over_tokens_gives_them(drawn):
 
 
 @hypothesis.given(SHAPES)
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 def test_dispatch_and_combine_give_each_token_its_experts_sum(drawn):
   shape, k, slots, priority, seed = drawn
   (groups, tokens, number), channels = shape, 3

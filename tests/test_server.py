@@ -395,7 +395,7 @@ _PIECES = st.sampled_from([
 _PATHS = st.builds(lambda parts: '/' + '/'.join(parts), st.lists(_PIECES, min_size=1, max_size=6))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(_PATHS, st.booleans())
 @example('/linked/name/1', True)
 @example('/linked/name', True)

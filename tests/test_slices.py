@@ -130,7 +130,7 @@ def test_equal_names_become_different_names_of_files():
 
 @given(st.lists(st.sampled_from(['a', 'A', 'a b', 'a/b', 'a_coarse_a', 'a_coarse_a_b', '..', '']),
                 min_size=2, max_size=6))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_names_are_always_unique_and_fit_for_files(coarse):
   # Two fine classes for each coarse one; ids hold the names, so they have odd characters too.
   fine = {f'{group}{i}-{half}': group for i, group in enumerate(coarse) for half in (0, 1)}
@@ -204,7 +204,7 @@ def trees(draw):
 
 @given(trees(), st.integers(1, 10), st.sampled_from([0., 0.5, 0.7, 0.8, 0.9, 1.]),
        st.integers(1, 3))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_kept_slices_are_large_enough_and_nested_ones_differ_enough(
     tree_and_counts, min_examples, max_overlap, min_classes):
   tree, counts = tree_and_counts
@@ -221,7 +221,7 @@ def test_kept_slices_are_large_enough_and_nested_ones_differ_enough(
 
 
 @given(trees(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_slices_do_not_depend_on_the_order_in_which_the_tree_is_written(tree_and_counts, rng):
   tree, counts = tree_and_counts
   nodes = list(tree.parents)

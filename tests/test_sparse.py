@@ -69,7 +69,7 @@ def token_by_token(layer, x, task=0):
 
 
 @hypothesis.given(st.integers(1, 5), st.data())
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_a_token_gets_the_sum_of_its_experts_weighted_with_their_gates(experts, data):
   gate = data.draw(st.sampled_from(sparse.GATES))
   config = sparse.SparseConfig(

@@ -68,7 +68,7 @@ def linear():
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 3), st.booleans(),
        st.integers(0, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_pass_has_every_example_once_even_where_batches_straddle_passes(
     number, batch, seed, flip, crop):
   images, labels = numbered(number)
@@ -94,7 +94,7 @@ def test_passes_differ_in_order_and_seeds_do_too():
 
 
 @given(st.integers(0, 40))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_batch_depends_on_its_step_alone_and_leaves_the_data_alone(step):
   images = np.random.default_rng(0).integers(0, 256, (11, 5, 4, 3), np.uint8)
   before = images.copy()
@@ -134,7 +134,7 @@ def test_an_image_of_one_pixel_can_be_augmented():
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_cutout_covers_one_square_about_any_pixel_with_grey(height, width, side):
   images = np.zeros((1, height, width, 3), np.uint8)
   stream = batches.Batches(images, np.zeros(1, int), 50, cutout=side)
@@ -160,7 +160,7 @@ def test_cutout_reaches_every_pixel_equally_far_from_the_borders_and_leaves_the_
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.sampled_from([0.1, 1., 5.]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_mixup_gives_each_image_the_shares_of_two_that_its_label_names(number, batch, alpha):
   values = np.linspace(0, 255, number).astype(np.uint8)
   images = np.broadcast_to(values[:, None, None, None], (number, 2, 3, 3))
