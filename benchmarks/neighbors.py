@@ -20,6 +20,7 @@ from zoo import cli
 
 CLASSES = 100
 LATENT = 256
+PEERS = {'sklearn': 'scikit-learn', 'faiss': 'faiss-cpu'}  # their packages
 COPIES = 6  # of the embeddings in float32, at most, that a contender and the data take
 
 
@@ -52,11 +53,12 @@ def made(number, dimensions, seed=0):
   return np.maximum(embeddings, 0, out=embeddings), labels
 
 
-def contenders(settings):
+def contenders(settings, peers=True):
   """Functions of embeddings [N, D] that return int [N, 1], each one's nearest other.
 
   Args:
     settings: a dict of what to change in our `ScannSettings`.
+    peers: whether `PEERS` contend, where they are installed.
   """
   import numpy as np
 
@@ -81,17 +83,17 @@ def contenders(settings):
     near = index.search(embeddings, 2)[1]
     return np.where(near[:, :1] == np.arange(len(near))[:, None], near[:, 1:], near[:, :1])
 
-  return {run.__name__: run for run in (exact, scann, sklearn, faiss)
+  return {run.__name__: run for run in (exact, scann, *([sklearn, faiss] if peers else []))
           if run is exact or importlib.util.find_spec(run.__name__)}
 
 
-def measure(number, dimensions, rounds, settings=None):
+def measure(number, dimensions, rounds, settings=None, peers=True):
   """Measures all contenders on the same embeddings.
 
   Args:
     number, dimensions: N and D.
     rounds: how often each is run; the median counts.
-    settings: as for `contenders`.
+    settings, peers: as for `contenders`.
 
   Returns:
     A dict of the case, and by contender of seconds, times_exact (seconds of exact search over
@@ -113,7 +115,7 @@ def measure(number, dimensions, rounds, settings=None):
     return {**case, 'skipped': f'{needed >> 20} MiB needed, {free >> 20} MiB free'}
   embeddings, labels = made(number, dimensions)
   seconds, found = {}, {}
-  runs = contenders(settings or {})
+  runs = contenders(settings or {}, peers)
   for run in runs.values():
     run(embeddings[:500])  # imports, starts threads
   for _ in range(rounds):
@@ -133,10 +135,9 @@ def measure(number, dimensions, rounds, settings=None):
         'accuracy': round(float(accuracy[name]), 5),
         'points': round(100 * float(accuracy[name] - accuracy['exact']), 3)}
   result['scann']['recall_on_sample'] = round(neighbors.recall(found['scann'], embeddings), 5)
-  peers = {'sklearn': 'scikit-learn', 'faiss': 'faiss-cpu'}
   return {**case, **result, 'versions': metadata.versions() | {
       package: importlib.metadata.version(package)
-      for name, package in peers.items() if name in runs}}
+      for name, package in PEERS.items() if name in runs}}
 
 
 FLAGS = cli.new_flags()
@@ -145,6 +146,8 @@ flags.DEFINE_list('dimensions', ['512', '2048'], 'Of an embedding.', flag_values
 flags.DEFINE_integer('rounds', 3, 'Rounds; one from 50,000 embeddings on.', flag_values=FLAGS)
 flags.DEFINE_string('settings', '{}', 'JSON of what to change in the rule of ScaNN, such as '
                     '{"threshold": 0.2}.', flag_values=FLAGS)
+flags.DEFINE_bool('peers', True, 'scikit-learn and faiss too, where they are installed.',
+                  flag_values=FLAGS)
 
 
 def main(values, command):
@@ -152,8 +155,8 @@ def main(values, command):
   for dimensions in map(int, values.dimensions):
     for number in map(int, values.numbers):
       rounds = values.rounds if number < 50_000 else 1
-      print(json.dumps(measure(number, dimensions, rounds, json.loads(values.settings))),
-            flush=True)
+      print(json.dumps(measure(number, dimensions, rounds, json.loads(values.settings),
+                               values.peers)), flush=True)
 
 
 if __name__ == '__main__':

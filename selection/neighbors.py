@@ -309,7 +309,7 @@ def settings_for(number, dimensions):
   """
   leaves = max(int(0.8 * number ** 0.5), 1)
   return ScannSettings(
-      leaves=leaves, leaves_to_search=-(-leaves // 8),
+      leaves=leaves, leaves_to_search=-(-leaves // 7),
       block=max(round((dimensions / 8) ** 0.5), 1),  # 32 codes for 128, 64 for 512, 128 for 2048
       threshold=math.nan, reorder=100, training_sample=min(number, 160 * leaves))
 
