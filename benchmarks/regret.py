@@ -33,20 +33,6 @@ BATCH = 64
 PENALTIES = [10. ** power for power in range(-2, 5)]  # of the linear probe
 
 
-def first_baseline(found):
-  """Of some `selection.candidates.Candidate`s the baseline of the most upstream data.
-
-  Of equals the one that is best on it. It is what one would take without any choice. None
-  where there is no baseline.
-  """
-  def place(one):
-    known = one.module.metadata
-    return ((known.get('upstream') or {}).get('examples', 0),
-            (known.get('scores') or {}).get('top1', 0))
-
-  return max((one for one in found if one.kind == 'baseline'), default=None, key=place)
-
-
 class Kept:
   """Judgements on disk, a small JSON file each.
 
@@ -103,7 +89,7 @@ def judge(task, seed, root, kept, tune, cache=None, precision='float32'):
   from selection import ranking
   from zoo import tasks
   found, _ = candidates_lib.for_task(task.source, root)
-  first = first_baseline(found)
+  first = candidates_lib.plain_baseline(found)
   sizes = {one.image_size for one in found}
   drawn = ranking.sample(task, sizes, seed=seed)
   test = tasks.read_sizes(task, [tasks.protocol_1k(task, seed).test], sizes)

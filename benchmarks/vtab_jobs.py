@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks import regret
 from export import hub as hub_lib
 from finetune import runs
 from finetune import sweep
@@ -241,7 +240,7 @@ class Place:
       return self.found[0]
     if kind in BY_PROXY:
       return [self._ranked(kind)]
-    plain = regret.first_baseline(self.found[0])
+    plain = candidates.plain_baseline(self.found[0])
     if plain is None:
       raise ValueError(f'--strategy={kind}: there is no baseline among the candidates.')
     own = [plain] if kind == 'baseline' else [self._ranked('knn'), plain]

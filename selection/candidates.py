@@ -77,6 +77,19 @@ class Candidate:
     return self.handle if self.expert is None else f'{self.handle} ({self.name})'
 
 
+def plain_baseline(found):
+  """Of some `Candidate`s the baseline that one would take without any choice, or None.
+
+  It is the one of the most upstream images, and of equals the best on what was held out of them.
+  """
+  def place(one):
+    known = one.module.metadata
+    return ((known.get('upstream') or {}).get('examples') or 0,
+            (known.get('scores') or {}).get('top1') or 0)
+
+  return max((one for one in found if one.kind == 'baseline'), default=None, key=place)
+
+
 def find(hub=hub_lib.EMBEDDED, handles=(), image_size=None, input_range=None):
   """The candidates of a hub and of further modules.
 

@@ -184,12 +184,11 @@ def pair(ranked, expert=None):
   Raises:
     ValueError: one of the two could not be used.
   """
-  baselines = [e for e in ranked.entries if e.candidate.kind == 'baseline']
   # One that the ranking proxy does not judge can be explained against well.
-  baseline = next((e for e in baselines if e.examples), None)
+  baseline = candidates_lib.plain_baseline([e.candidate for e in ranked.entries if e.examples])
   if baseline is None:
-    raise ValueError('no expert can be explained: the baseline was dropped: '
-                     f'{baselines[0].dropped}')
+    dropped = next(e.dropped for e in ranked.entries if e.candidate.kind == 'baseline')
+    raise ValueError(f'no expert can be explained: the baseline was dropped: {dropped}')
   experts = [e for e in ranked.entries if e.candidate.kind != 'baseline']
   entry = next(e for e in experts if expert is None or e.candidate.key == expert.key)
   if not entry.examples:  # one that left the race can be explained well
@@ -202,13 +201,13 @@ def pair(ranked, expert=None):
     standing = f'left the race, {entry.dropped}'
   elif place == 1:
     standing = f'the best of {len(ranked.entries)}'
-  elif expert is None:
+  elif expert is None and ranked.winner.candidate is baseline:
     standing = f'the best beside the baseline, which itself is the best of {len(ranked.entries)}'
   else:
     standing = f'number {place} of {len(ranked.entries)}'
   if ranked.left_out:
     standing += f'; {show.left_out(len(ranked.left_out), ranked.source)}'
-  return entry.candidate, baseline.candidate, standing
+  return entry.candidate, baseline, standing
 
 
 def explain(task, expert, baseline, k=1, distance='euclidean', seed=None,

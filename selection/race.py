@@ -14,6 +14,8 @@ import statistics
 
 import numpy as np
 
+from selection import candidates
+
 STEP = 125  # samples are multiples of it, hence whole batches of `selection.embedder`
 EACH = 2  # examples a class in the first sample, on the mean: leave-one-out needs another
 JUDGES = ('knn', 'ridge')  # names of `selection.proxies`; those with outcomes
@@ -98,16 +100,16 @@ def behind(judged, confidence, examples):
 
   Returns:
     A dict from the key of each candidate that leaves to why, in words. The leader stays, so
-    does that of the proxy that ranks, and so does the best of the baselines, with which the
-    winner is compared.
+    does that of the proxy that ranks, and so does the plain baseline, with which the winner is
+    compared.
   """
   def accuracy(entry):
     return entry[1].mean()
 
-  leader, leading, _ = best = max(judged, key=accuracy)
+  leader, leading, _ = max(judged, key=accuracy)
   first = max(judged, key=lambda entry: entry[2])
-  baselines = [entry for entry in judged if entry[0].kind == 'baseline']
-  kept = {leader.key, first[0].key, max(baselines, default=best, key=accuracy)[0].key}
+  plain = candidates.plain_baseline([candidate for candidate, _, _ in judged]) or leader
+  kept = {leader.key, first[0].key, plain.key}
   margin = np.sqrt(leading.mean() * (1 - leading.mean()) / examples)
   return {candidate.key: f'{100 * (leading.mean() - own.mean()):.1f} points behind '
                          f'{leader.name} by kNN and ridge after {len(own)} examples'

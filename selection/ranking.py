@@ -111,9 +111,14 @@ class Ranking:
 
   @property
   def baseline(self):
-    """The best `Entry` of kind 'baseline', or None where the hub has none."""
-    return next((e for e in self.entries
-                 if e.candidate.kind == 'baseline' and not e.dropped), None)
+    """The `Entry` of the plain baseline (`candidates.plain_baseline`), or None without any.
+
+    Not the baseline that the proxies prefer: on frozen embeddings a small network may look better
+    than a large one that learns more when it is fine-tuned (docs/zoo.md).
+    """
+    judged = [e for e in self.entries if not e.dropped]
+    plain = candidates_lib.plain_baseline([e.candidate for e in judged])
+    return next((e for e in judged if e.candidate is plain), None)
 
   @property
   def beats_baseline(self):

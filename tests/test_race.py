@@ -83,8 +83,9 @@ def test_two_judges_that_err_apart_tell_experts_apart_where_one_cannot():
   assert bound(both) < min(bound(lambda own: own['knn']), bound(lambda own: own['ridge']))
 
 
-def _expert(name, kind='expert'):
-  return types.SimpleNamespace(key=name, name=name, kind=kind)
+def _expert(name, kind='expert', images=0):
+  module = types.SimpleNamespace(metadata={'upstream': {'examples': images}})
+  return types.SimpleNamespace(key=name, name=name, kind=kind, module=module)
 
 
 def test_who_is_far_behind_leaves_and_leaders_and_baseline_stay():
@@ -95,7 +96,7 @@ def test_who_is_far_behind_leaves_and_leaders_and_baseline_stay():
       [(_expert('leader'), leader, 0.7), (_expert('close'), close, 0.6),
        (_expert('far'), far, 0.6), (_expert('first of the proxy that ranks'), far, 0.8),
        (_expert('poor baseline', 'baseline'), far & (np.arange(250) % 2 == 0), 0.1),
-       (_expert('baseline', 'baseline'), far, 0.2)], 0.9, 1000)
+       (_expert('baseline', 'baseline', 9), far, 0.2)], 0.9, 1000)
   assert set(leaving) == {'far', 'poor baseline'}
   assert leaving['far'] == '53.2 points behind leader by kNN and ridge after 250 examples'
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -63,17 +62,6 @@ def test_scores_are_those_of_the_ranking_and_accuracies_are_on_the_test_split(
     assert row['versus']['knn']['gain'] == pytest.approx(
         row['scores']['knn'] - best['scores']['knn'])
   assert [row['first'] for row in rows].count(True) == 1
-
-
-def test_without_a_choice_one_takes_the_best_baseline_of_the_most_upstream_data():
-  def one(kind, examples, top1):
-    known = {'upstream': {'examples': examples}, 'scores': {'top1': top1}}
-    return types.SimpleNamespace(kind=kind, module=types.SimpleNamespace(metadata=known))
-
-  found = [one('baseline', 10, 0.9), one('baseline', 20, 0.3), one('baseline', 20, 0.4),
-           one('expert', 20, 0.8)]
-  assert regret.first_baseline(found) is found[2]
-  assert regret.first_baseline(found[3:]) is None
 
 
 def test_what_is_kept_is_not_done_again(task, tiny_hub, judged, monkeypatch):

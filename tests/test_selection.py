@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 import xml.etree.ElementTree
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_several_proxies_are_shown_the_first_one_ranks_and_their_agreement_is_st
   found = [e.scores['logme'].value for e in by_logme.entries]
   assert found == sorted(found, reverse=True)
   assert by_logme.beats_baseline in (True, False)
+
+
+def test_without_a_choice_one_takes_the_best_baseline_of_the_most_upstream_data():
+  def one(kind, examples, top1):
+    known = {'upstream': {'examples': examples}, 'scores': {'top1': top1}}
+    return types.SimpleNamespace(kind=kind, module=types.SimpleNamespace(metadata=known))
+
+  found = [one('baseline', 10, 0.9), one('baseline', 20, 0.3), one('baseline', 20, 0.4),
+           one('expert', 20, 0.8)]
+  assert candidates.plain_baseline(found) is found[2]
+  assert candidates.plain_baseline(found[3:]) is None
 
 
 def test_the_best_of_many_must_beat_the_baseline_by_more_than_the_best_of_few():

@@ -39,7 +39,7 @@ def test_each_rule_chooses_what_its_name_says():
   assert names(selectors.RULES['ridge'](race)) == ['dog']
   assert names(selectors.RULES['1-NN, adapters'](race)) == ['dog']
   assert names(selectors.RULES['three best by 1-NN'](race)) == ['cat', 'dog', 'other']
-  assert names(selectors.RULES['hybrid: 1-NN and baseline'](race)) == ['cat', 'other']
+  assert names(selectors.RULES['hybrid: 1-NN and baseline'](race)) == ['cat', 'plain']
 
 
 def test_a_mean_of_proxies_is_that_of_the_ranking(tiny_hub):
