@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import time
 
@@ -53,8 +54,9 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
   Returns:
     A JSON-like dict, also in work_dir/result.json: task, winner and baseline (handle,
     expert, test_accuracy, interval, ...; baseline None if the hub has none), ensemble (None,
-    or what `finetune.ensembles.ensemble` returns), ranking, module (path of the winner's, or of
-    the ensemble's), report (path), seconds by phase, versions.
+    or what `finetune.ensembles.ensemble` returns), ranking, use ('winner', 'ensemble' where there
+    is one, or 'baseline' where that is better than the winner on val beyond noise), module (path
+    of that one's), report (path), seconds by phase, versions.
   """
   matching.make(proxies, k)  # unknown ones are said before anything is done
   plan = plan or sweep.default_plan()
@@ -106,7 +108,9 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
           done={of(entry).key: os.path.join(work_dir, folder) for entry, folder in (
               (plain, 'baseline'), (best, 'winner')) if entry}) | {'wanted': wanted}
     result = {
-        'task': task.name, 'source': task.source, **_outcome(ranked, winner, baseline, together),
+        'task': task.name, 'source': task.source,
+        **_outcome(ranked, winner, baseline, together,
+                   len(data.of('val', found[0].image_size).labels)),
         'report': os.path.join(work_dir, REPORT), 'versions': metadata.versions(),
         'command': list(command)}
     if chief:
@@ -125,12 +129,31 @@ def _settings(task, found, plan, k, proxies):
   return settings | ({'input_range': ranges} if ranges else {})
 
 
-def _outcome(ranked, winner, baseline, together):
+def better(winner, baseline, examples):
+  """'winner', or 'baseline' where that is better on val by two standard errors or more.
+
+  A ranking sees what networks know, not what they learn when all their weights train: of unlike
+  ones the small may rank first and the large end far better (docs/zoo.md).
+
+  Args:
+    winner, baseline: what `finetune.tuning.finetune` returned; baseline None if there is none.
+    examples: how many val has.
+  """
+  if baseline is None or 'val_accuracy' not in winner['setting']:
+    return 'winner'
+  ours, other = (run['setting']['val_accuracy'] for run in (winner, baseline))
+  error = math.sqrt((ours * (1 - ours) + other * (1 - other)) / examples)
+  return 'baseline' if other - ours > 2 * error else 'winner'
+
+
+def _outcome(ranked, winner, baseline, together, examples):
   """What result.json says of the phases: the ranking, who was fine-tuned, and the ensemble."""
+  use = 'ensemble' if together else better(winner, baseline, examples)
   return {
       'protocol': ranked['protocol'], 'winner': _short(winner),
       'baseline': baseline and _short(baseline), 'ensemble': together, 'ranking': ranked,
-      'module': (together or winner)['module'],
+      'use': use,
+      'module': {'winner': winner, 'baseline': baseline, 'ensemble': together}[use]['module'],
       'seconds': {
           'rank': ranked['seconds'], 'winner': winner['seconds'],
           'baseline': 0 if not baseline or baseline is winner else baseline['seconds'],
@@ -169,6 +192,8 @@ def table(result):
   if len(rows) == 2:
     gain = 100 * (rows[0][1]['test_accuracy'] - rows[1][1]['test_accuracy'])
     lines.append(f'The winner gains {gain:+.1f} points on the baseline.')
+    if result['use'] == 'baseline':
+      lines.append('On val the baseline is better beyond noise: the module is its.')
   elif result['baseline']:
     lines.append('The baseline is the winner.')
   if result['ensemble']:

@@ -19,6 +19,7 @@ from conftest import draw_shape
 from conftest import forked
 from conftest import redescribe
 from export import hub
+from finetune import line
 from finetune import sweep
 from finetune import transfer_main
 from finetune import tuning
@@ -196,7 +197,8 @@ def test_the_main_job_leaves_files_that_a_person_would_open(job):
   assert result['winner']['handle'] == result['ranking']['winner']
   assert len(result['ranking']['experts']) == 4
   assert result['ensemble'] is None
-  assert result['module'] == result['winner']['module']
+  assert result['use'] in ('winner', 'baseline')
+  assert result['module'] == result[result['use']]['module']
   assert os.path.exists(os.path.join(result['module'], 'saved_model.pb'))
   assert {'tensorflow', 'keras'} <= set(result['versions'])
 
@@ -208,6 +210,19 @@ def test_the_main_job_leaves_files_that_a_person_would_open(job):
   winner = result['winner']
   assert f'(NLL) is {winner["nll"]:.3f} nats' in page.text
   assert f'(ECE) {winner["ece"]:.1%}' in page.text
+
+
+def test_the_baseline_is_kept_where_it_is_better_on_val_beyond_noise():
+  def run(accuracy):
+    return {'setting': {'val_accuracy': accuracy}}
+
+  assert line.better(run(0.2), run(0.5), 200) == 'baseline'
+  assert line.better(run(0.5), run(0.2), 200) == 'winner'
+  assert line.better(run(0.50), run(0.59), 200) == 'winner'  # two standard errors are 0.099
+  assert line.better(run(0.50), run(0.61), 200) == 'baseline'
+  assert line.better(run(0.995), run(1.), 200) == 'winner'
+  assert line.better(run(0.9), None, 200) == 'winner'
+  assert line.better({'setting': {'val_map': 0.1}}, {'setting': {'val_map': 0.9}}, 9) == 'winner'
 
 
 def test_class_names_cannot_write_into_the_page(job):
