@@ -54,8 +54,8 @@ def heatmap(found, measure='tuned'):
               color='white' if abs(cells[i, j]) > 0.7 * limit else 'black')
   axes.set_xticks(range(len(experts)), experts, rotation=90, fontsize=8)
   axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
-  axes.set_title(f'points gained on the first baseline, {MEASURES[measure]} '
-                 '(blank: trained on the task\'s data set)', fontsize=10, loc='left')
+  axes.set_title(f'points gained on the plain baseline, {MEASURES[measure]}\n'
+                 '(blank: trained on the task\'s data, or not measured)', fontsize=10, loc='left')
   shown.colorbar(image, ax=axes, fraction=0.02, extend='both')
   return shown
 
@@ -90,7 +90,7 @@ def choice(found, measure='tuned'):
     axes.scatter(known, [y] * len(known), s=12, color=GREY, alpha=0.6, linewidths=0,
                  label='every expert' if not y else None)
     for rule, label, look in (
-        ('baseline', 'the first baseline', {'s': 52, 'facecolors': 'none', 'edgecolors': 'black'}),
+        ('baseline', 'the plain baseline', {'s': 52, 'facecolors': 'none', 'edgecolors': 'black'}),
         ('1-NN and LogME (the default)', 'the choice', {'s': 22, 'color': GREEN})):
       axes.scatter([mean([reached[rule][race] for race in races if race in reached[rule]])], [y],
                    label=label if not y else None, **look)
