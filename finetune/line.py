@@ -36,7 +36,8 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
              trust=False, command=(), input_range=None, proxies=ranking.PROXIES):
   """Ranks the experts of a hub for a task, fine-tunes the best and the baseline, and reports.
 
-  Both are fine-tuned under the same plan, so that the gain of the choice can be seen. Every
+  Both are fine-tuned under the same plan, so that the gain of the choice can be seen; where the
+  best is the baseline, the second best is fine-tuned beside it. Every
   phase is kept in `work_dir`: the same call goes on after a kill and answers at once when
   all is done.
 
@@ -52,11 +53,12 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     command: the command line, for the record.
 
   Returns:
-    A JSON-like dict, also in work_dir/result.json: task, winner and baseline (handle,
-    expert, test_accuracy, interval, ...; baseline None if the hub has none), ensemble (None,
-    or what `finetune.ensembles.ensemble` returns), ranking, use ('winner', 'ensemble' where there
-    is one, or 'baseline' where that is better than the winner on val beyond noise), module (path
-    of that one's), report (path), seconds by phase, versions.
+    A JSON-like dict, also in work_dir/result.json: task, winner, baseline and runner_up (handle,
+    expert, test_accuracy, interval, ...; baseline None if the hub has none, runner_up None
+    unless the winner is the baseline), ensemble (None, or what `finetune.ensembles.ensemble`
+    returns), ranking, use ('winner'; 'ensemble' where there is one; 'baseline' or 'runner_up'
+    where that is better than the winner on val beyond noise), module (path of that one's),
+    report (path), seconds by phase, versions.
   """
   matching.make(proxies, k)  # unknown ones are said before anything is done
   plan = plan or sweep.default_plan()
@@ -97,24 +99,25 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
       return result
 
     best, plain = show.roles(ranked)
-    winner = tune(best, 'winner')
-    baseline = winner if plain is best else plain and tune(plain, 'baseline')
+    rivals = {'runner_up': show.runner_up(ranked)} if plain is best else {'baseline': plain}
+    entries = {'winner': best} | {role: entry for role, entry in rivals.items() if entry}
+    networks_of = {role: tune(entry, role) for role, entry in entries.items()}
     together = None
     if members:
       chosen = [of(entry) for entry in ranked['experts'] if not entry['dropped']][:members]
       together = ensembles.ensemble(
           task, chosen, os.path.join(work_dir, f'ensemble-{kind}-{members}'), plan, kind,
           trust=trust, command=command, data=data, networks=networks,
-          done={of(entry).key: os.path.join(work_dir, folder) for entry, folder in (
-              (plain, 'baseline'), (best, 'winner')) if entry}) | {'wanted': wanted}
+          done={of(entry).key: os.path.join(work_dir, role)
+                for role, entry in entries.items()}) | {'wanted': wanted}
     result = {
         'task': task.name, 'source': task.source,
-        **_outcome(ranked, winner, baseline, together,
+        **_outcome(ranked, networks_of, together,
                    len(data.of('val', found[0].image_size).labels)),
         'report': os.path.join(work_dir, REPORT), 'versions': metadata.versions(),
         'command': list(command)}
     if chief:
-      report.write(result, task, winner, baseline)
+      report.write(result, task, networks_of)
       atomic.write_json(done, result)
     return result
 
@@ -129,35 +132,40 @@ def _settings(task, found, plan, k, proxies):
   return settings | ({'input_range': ranges} if ranges else {})
 
 
-def better(winner, baseline, examples):
-  """'winner', or 'baseline' where that is better on val by two standard errors or more.
+def best_on_val(networks, examples):
+  """The role to use: 'winner', or that of another one better on val by two standard errors.
 
   A ranking sees what networks know, not what they learn when all their weights train: of unlike
   ones the small may rank first and the large end far better (docs/zoo.md).
 
   Args:
-    winner, baseline: what `finetune.tuning.finetune` returned; baseline None if there is none.
+    networks: dict from role to what `finetune.tuning.finetune` returned; 'winner' is one, and
+      there is at most one other.
     examples: how many val has.
   """
-  if baseline is None or 'val_accuracy' not in winner['setting']:
-    return 'winner'
-  ours, other = (run['setting']['val_accuracy'] for run in (winner, baseline))
-  error = math.sqrt((ours * (1 - ours) + other * (1 - other)) / examples)
-  return 'baseline' if other - ours > 2 * error else 'winner'
+  for role, network in networks.items():
+    if role != 'winner' and 'val_accuracy' in network['setting']:
+      ours, other = (networks[one]['setting']['val_accuracy'] for one in ('winner', role))
+      error = math.sqrt((ours * (1 - ours) + other * (1 - other)) / examples)
+      if other - ours > 2 * error:
+        return role
+  return 'winner'
 
 
-def _outcome(ranked, winner, baseline, together, examples):
+def _outcome(ranked, networks, together, examples):
   """What result.json says of the phases: the ranking, who was fine-tuned, and the ensemble."""
-  use = 'ensemble' if together else better(winner, baseline, examples)
+  short = {role: _short(network) for role, network in networks.items()}
+  baseline = short.get('baseline') or (
+      short['winner'] if ranked['baseline'] == short['winner']['handle'] else None)
+  use = 'ensemble' if together else best_on_val(networks, examples)
   return {
-      'protocol': ranked['protocol'], 'winner': _short(winner),
-      'baseline': baseline and _short(baseline), 'ensemble': together, 'ranking': ranked,
-      'use': use,
-      'module': {'winner': winner, 'baseline': baseline, 'ensemble': together}[use]['module'],
+      'protocol': ranked['protocol'], 'winner': short['winner'], 'baseline': baseline,
+      'runner_up': short.get('runner_up'), 'ensemble': together, 'ranking': ranked, 'use': use,
+      'module': (together or networks[use])['module'],
       'seconds': {
-          'rank': ranked['seconds'], 'winner': winner['seconds'],
-          'baseline': 0 if not baseline or baseline is winner else baseline['seconds'],
-          'ensemble': together['seconds'] if together else 0}}
+          'rank': ranked['seconds'], 'ensemble': together['seconds'] if together else 0,
+          **{role: networks[role]['seconds'] if role in networks else 0
+             for role in ('winner', 'baseline', 'runner_up')}}}
 
 
 def _keep(path, make):
@@ -179,7 +187,9 @@ def _short(result):
 def table(result):
   """The outcome as lines of text."""
   rows = [('winner', result['winner'])]
-  if result['baseline'] and result['baseline'] != result['winner']:
+  if result['runner_up']:
+    rows.append(('runner-up', result['runner_up']))
+  elif result['baseline'] and result['baseline'] != result['winner']:
     rows.append(('baseline', result['baseline']))
   lines = [f'{"":9} {"expert":24} {"test":>6} {"95% interval":>16}  setting']
   for role, one in rows:
@@ -189,13 +199,14 @@ def table(result):
         f'{role:9} {one["name"]:24} {one["test_accuracy"]:6.1%} {low:7.1%} - {high:6.1%}  '
         f'learning rate {setting["learning_rate"]:g}, {setting["steps"]} steps of '
         f'{setting["batch"]}')
-  if len(rows) == 2:
-    gain = 100 * (rows[0][1]['test_accuracy'] - rows[1][1]['test_accuracy'])
-    lines.append(f'The winner gains {gain:+.1f} points on the baseline.')
-    if result['use'] == 'baseline':
-      lines.append('On val the baseline is better beyond noise: the module is its.')
-  elif result['baseline']:
+  if result['baseline'] == result['winner']:
     lines.append('The baseline is the winner.')
+  if len(rows) == 2:
+    (_, winner), (role, other) = rows
+    gain = 100 * (winner['test_accuracy'] - other['test_accuracy'])
+    lines.append(f'The winner gains {gain:+.1f} points on the {role}.')
+    if result['use'] in ('baseline', 'runner_up'):
+      lines.append(f'On val the {role} is better beyond noise: the module is its.')
   if result['ensemble']:
     lines += ['', ensembles.table(result['ensemble'])]
   return '\n'.join(lines)

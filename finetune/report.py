@@ -17,37 +17,35 @@ PICTURE = 72  # pixels they are shown at
 MORE = (('weight decay', 'weight_decay', 0), ('MixUp', 'mixup', 0), ('trained', 'tune', 'whole'))
 
 
-def write(result, task, winner, baseline):
+def write(result, task, networks):
   """Writes the page to `result['report']`.
 
   Args:
     result: what `finetune.line.transfer` returns.
     task: the `zoo.tasks.Task`.
-    winner, baseline: what `finetune.tuning.finetune` returned; baseline None if none.
+    networks: dict from role ('winner', and 'baseline' or 'runner_up' if there is one) to what
+      `finetune.tuning.finetune` returned.
   """
-  ranked = result['ranking']
-  curves = [(f'{winner["name"]} (winner)', winner['history'])]
-  both = baseline is not None and baseline is not winner
-  if both:
-    curves.append((f'{baseline["name"]} (baseline)', baseline['history']))
-  runs = [('winner', winner)] + ([('baseline', baseline)] if both else [])
+  ranked, winner = result['ranking'], networks['winner']
+  runs = [(role.replace('_', '-'), network) for role, network in networks.items()]
+  curves = [(f'{network["name"]} ({role})', network['history']) for role, network in runs]
   tried = [one for _, run in runs for one in run['tried']]
   page.write(
       result['report'], os.path.join(os.path.dirname(__file__), 'report.html.j2'),
-      result=result, ranked=ranked, show=show, verdict=show.verdict(ranked), both=both,
+      result=result, ranked=ranked, show=show, verdict=show.verdict(ranked),
       ensemble=result['ensemble'],
       runs=runs, more=[(title, key) for title, key, plain in MORE
                        if any(one[key] != plain for one in tried)],
-      difference=_difference(winner, baseline) if both else None,
+      difference=_difference(winner, runs[1][1]) if len(runs) > 1 else None,
       ranking_chart=page.svg(show.chart, ranked), curves=page.svg(charts.curves, curves),
       confusion=page.svg(charts.confusion, np.array(winner['confusion']), task.class_names),
       examples=_examples(task, winner['predictions']), picture=PICTURE)
 
 
-def _difference(winner, baseline):
+def _difference(winner, other):
   """The paired comparison of the two on the same test images."""
   right = []
-  for run in (winner, baseline):
+  for run in (winner, other):
     with np.load(run['predictions']) as file:
       right.append(proxies.accuracy(file['logits'].argmax(1) == file['labels']))
   return compare.paired(*right)

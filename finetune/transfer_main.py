@@ -1,9 +1,10 @@
 """zoo-transfer: finds the best expert for a task and fine-tunes it.
 
 Ranks the experts of a hub by what their frozen embeddings say of the task's 1,000 examples, as
-zoo-rank does, fine-tunes the best one and, under the same rule, the baseline, and writes
-result.json, report.html and a module that classifies raw images into --work_dir. Without
-flags: the embedded zoo on handwritten digits. Started again, it goes on.
+zoo-rank does, fine-tunes the best one and, under the same rule, the baseline (or, where they are
+one, the second best), and writes result.json, report.html and a module that classifies raw
+images into --work_dir. Without flags: the embedded zoo on handwritten digits. Started again, it
+goes on.
 """
 
 import json

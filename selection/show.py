@@ -22,6 +22,11 @@ def roles(result):
   return winner, baseline
 
 
+def runner_up(result):
+  """The second best entry of a ranking, or None where there is none."""
+  return next((entry for entry in result['experts'][1:] if not entry['dropped']), None)
+
+
 def describe(entry):
   """Handle and, of a packed expert, its name."""
   return entry['handle'] if entry['expert'] is None else f'{entry["handle"]} ({entry["name"]})'
