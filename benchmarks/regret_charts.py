@@ -37,9 +37,9 @@ def heatmap(found, measure='tuned'):
       if None not in (base, row[measure]):
         gains[task, _label(row)].append(100 * (row[measure] - base))
   tasks = list(dict.fromkeys(task for _, task, _ in found))
-  plain = {_label(row) for rows in found.values() for row in rows if row['kind'] == 'baseline'}
-  experts = sorted({label for _, label in gains}, key=lambda label: (
-      label.split('-')[0], label not in plain, label))
+  place = {_label(row): (row['source'] or '', row['kind'] != 'baseline', _label(row))
+           for rows in found.values() for row in rows}
+  experts = sorted({label for _, label in gains}, key=place.get)
   cells = np.full((len(tasks), len(experts)), np.nan)
   for (task, label), values in gains.items():
     cells[tasks.index(task), experts.index(label)] = np.mean(values)
@@ -67,7 +67,7 @@ def _label(row):
 
 
 def choice(found, measure='tuned'):
-  """A line a task: the accuracy of every expert that was measured, of the first baseline and of
+  """A line a task: the accuracy of every expert that was measured, of the plain baseline and of
   what the default rule chooses; means over the draws."""
   from matplotlib import figure
   reached = selectors.outcomes(found, measure)
@@ -100,8 +100,7 @@ def choice(found, measure='tuned'):
   axes.set_axisbelow(True)
   axes.set_xlabel(f'test accuracy, {MEASURES[measure]}, %')
   axes.legend(fontsize=8, frameon=False, ncols=3, loc='lower left', bbox_to_anchor=(0, 1))
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
+  axes.spines[['top', 'right']].set_visible(False)
   return shown
 
 
@@ -125,8 +124,7 @@ def proxy(found, name='knn', measure='tuned'):
                      facecolors=GREEN if baseline else 'none')
     axes.set_title(task, fontsize=8, loc='left')
     axes.tick_params(labelsize=6)
-    for side in ('top', 'right'):
-      axes.spines[side].set_visible(False)
+    axes.spines[['top', 'right']].set_visible(False)
   for axes in panels[len(tasks):]:
     axes.set_axis_off()
   shown.supxlabel(f'{name}, leave-one-out on 1,000 examples, %', fontsize=9)
@@ -168,8 +166,7 @@ def cost(found, measure='tuned'):
   axes.margins(x=0.3, y=0.15)
   axes.set_xlabel('seconds a task, two CPU cores')
   axes.set_ylabel(f'mean test accuracy, {MEASURES[measure]}, %')
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
+  axes.spines[['top', 'right']].set_visible(False)
   return shown
 
 

@@ -209,8 +209,7 @@ def chart(lines):
   axes.set_yticks(range(len(found)), list(found))
   axes.invert_yaxis()
   axes.set_xlabel('points above the selected expert, fine-tuned alone')
-  for side in ('top', 'right', 'left'):
-    axes.spines[side].set_visible(False)
+  axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.tick_params(axis='y', length=0)
   axes.legend(frameon=False, loc='lower right')
   return drawn

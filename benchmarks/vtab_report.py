@@ -91,8 +91,7 @@ def chart(found, table):
                     rotation_mode='anchor', fontsize=8)
     axes.set_title(group, fontsize=10, loc='left')
     axes.set_ylim(0, 100)
-    for side in ('top', 'right'):
-      axes.spines[side].set_visible(False)
+    axes.spines[['top', 'right']].set_visible(False)
   panels[0].set_ylabel('test accuracy, %')
   marks = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
   order = sorted(marks, key=lambda label: label not in names)

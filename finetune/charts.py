@@ -24,8 +24,7 @@ def curves(histories):
     axes.set_xlabel('step')
     axes.set_title(label, fontsize=10, loc='left')
     axes.set_ylim(0, None if key == 'loss' else 100)
-    for side in ('top', 'right'):
-      axes.spines[side].set_visible(False)
+    axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False, fontsize=8, loc='lower right')
   return shown
 

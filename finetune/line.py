@@ -101,7 +101,7 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
     best, plain = show.roles(ranked)
     rivals = {'runner_up': show.runner_up(ranked)} if plain is best else {'baseline': plain}
     entries = {'winner': best} | {role: entry for role, entry in rivals.items() if entry}
-    networks_of = {role: tune(entry, role) for role, entry in entries.items()}
+    fine_tuned = {role: tune(entry, role) for role, entry in entries.items()}
     together = None
     if members:
       chosen = [of(entry) for entry in ranked['experts'] if not entry['dropped']][:members]
@@ -112,12 +112,11 @@ def transfer(task, hub=hub_lib.EMBEDDED, work_dir='runs/transfer', handles=(),
                 for role, entry in entries.items()}) | {'wanted': wanted}
     result = {
         'task': task.name, 'source': task.source,
-        **_outcome(ranked, networks_of, together,
-                   len(data.of('val', found[0].image_size).labels)),
+        **_outcome(ranked, fine_tuned, together, len(data.protocol.val[1])),
         'report': os.path.join(work_dir, REPORT), 'versions': metadata.versions(),
         'command': list(command)}
     if chief:
-      report.write(result, task, networks_of)
+      report.write(result, task, fine_tuned)
       atomic.write_json(done, result)
     return result
 
@@ -155,8 +154,7 @@ def best_on_val(networks, examples):
 def _outcome(ranked, networks, together, examples):
   """What result.json says of the phases: the ranking, who was fine-tuned, and the ensemble."""
   short = {role: _short(network) for role, network in networks.items()}
-  baseline = short.get('baseline') or (
-      short['winner'] if ranked['baseline'] == short['winner']['handle'] else None)
+  baseline = short.get('baseline', short['winner'] if ranked['baseline'] else None)
   use = 'ensemble' if together else best_on_val(networks, examples)
   return {
       'protocol': ranked['protocol'], 'winner': short['winner'], 'baseline': baseline,

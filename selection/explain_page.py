@@ -64,8 +64,7 @@ def chart(classes, names):
   axes.axvline(0, color='#44484f', linewidth=1)
   axes.set_xlabel('recall of the expert less that of the baseline, points\n'
                   '(± one standard error; in brackets, how many images)')
-  for side in ('top', 'right', 'left'):
-    axes.spines[side].set_visible(False)
+  axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.tick_params(axis='y', length=0)
   return shown
 

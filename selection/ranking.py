@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import tempfile
 
@@ -109,7 +110,7 @@ class Ranking:
     """The best `Entry`."""
     return self.entries[0]
 
-  @property
+  @functools.cached_property
   def baseline(self):
     """The `Entry` of the plain baseline (`candidates.plain_baseline`), or None without any.
 
@@ -135,7 +136,7 @@ class Ranking:
     """The entries that the same test cannot tell from the winner."""
     return [e for e in self.entries[1:] if not e.dropped and not self._beats(self.winner, e)]
 
-  @property
+  @functools.cached_property
   def judged(self):
     """How many candidates the winner is the best of, those that left the race included."""
     main = self.proxies[0].name

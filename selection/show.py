@@ -159,8 +159,7 @@ def chart(result):
     axes.axvline(start, color='#44484f', linewidth=1)
     label += '\n(bars start at the baseline; ± one standard error of the difference)'
   axes.set_xlabel(label)
-  for side in ('top', 'right', 'left'):
-    axes.spines[side].set_visible(False)
+  axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.tick_params(axis='y', length=0)
   return drawn
 
