@@ -4,8 +4,8 @@ A hub of made experts (see made_hub.py) is ranked for 1,000 of scikit-learn's di
 by a user's script (`hub.KerasLayer`, `predict`, scikit-learn's 1-NN), by a careful one (`hub.load`,
 large batches), exhaustively, with racing, and again from kept embeddings by another proxy; beside
 them the bare compiled forward pass of one network over as many images, the limit of anything
-exhaustive. Each contender runs in a process of its own, in turn, several rounds; times start after
-the imports. Prints one JSON line.
+exhaustive. Each contender runs in a process of its own, in turn, several rounds, each with the
+digits in another order; times start after the imports. Prints one JSON line.
 """
 
 import json
@@ -83,8 +83,8 @@ def forward(root, images, number):
   return time.perf_counter() - start
 
 
-def contend(name, root, cache):
-  """Runs one contender in this process; returns seconds and what it found."""
+def contend(name, root, cache, seed):
+  """Runs one contender in this process, on one order of the digits; returns seconds and what it found."""
   import resource
 
   import sklearn.neighbors  # noqa: F401
@@ -95,8 +95,8 @@ def contend(name, root, cache):
   from export import hub
   from selection import ranking
   from zoo import tasks
-  data = tasks.digits()
-  read = ranking.sample(data, [SIZE])
+  data, seed = tasks.digits(), int(seed)
+  read = ranking.sample(data, [SIZE], seed=seed)
   number = sum(len(module.metadata.get('experts') or [None]) for module in hub.modules(root))
   start = time.perf_counter()
   found = {}
@@ -111,7 +111,7 @@ def contend(name, root, cache):
     else:
       ranked = ranking.rank(
           data, root, exhaustive=name != 'race', cache=cache if name == 'warm' else '',
-          proxies=('ridge',) if name == 'warm' else ('knn',))
+          proxies=('ridge',) if name == 'warm' else ('knn',), seed=seed)
       found['winner'] = [ranked.winner.candidate.handle, ranked.winner.candidate.expert or 0]
       found['accuracy'] = next(iter(ranked.winner.scores.values())).value
       found['stderr'] = next(iter(ranked.winner.scores.values())).stderr
@@ -126,10 +126,11 @@ def measure(root, rounds):
 
   Args:
     root: folder of the hub.
-    rounds: how often; medians count.
+    rounds: how many, each with an order of its own; medians count.
 
   Returns:
-    A dict of seconds and what each found, and of ratios.
+    A dict of seconds, of ratios, of what each found in each round, and of how many standard
+    errors the winner of the race is below that of the exhaustive ranking.
   """
   import numpy as np
 
@@ -140,10 +141,10 @@ def measure(root, rounds):
   runs = {name: [] for name in CONTENDERS}
   with tempfile.TemporaryDirectory() as folder:
     cache = os.path.join(folder, 'cache')
-    contend_apart('warm', root, cache)  # fills the cache; the measured ones only read it
-    for _ in range(rounds):
+    for seed in range(rounds):
+      _apart('contend', 'warm', root, cache, str(seed))  # fills the cache; the measured one reads
       for name in CONTENDERS:
-        runs[name].append(contend_apart(name, root, cache))
+        runs[name].append(_apart('contend', name, root, cache, str(seed)))
   seconds = {name: [run['seconds'] for run in own] for name, own in runs.items()}
 
   def ratio(one, other):
@@ -158,14 +159,12 @@ def measure(root, rounds):
       'careful_over_exhaustive': ratio('careful', 'exhaustive'),
       'careful_over_race': ratio('careful', 'race'),
       'exhaustive_rate_over_forward': ratio('forward', 'exhaustive'),
-      'found': {name: {key: value for key, value in own[0].items() if key != 'seconds'}
-                for name, own in runs.items()},
+      'race_behind': [
+          round((best['accuracy'] - found['accuracy']) / best['stderr'], 2)
+          for best, found in zip(runs['exhaustive'], runs['race'], strict=True)],
+      'found': {name: [{key: value for key, value in run.items() if key != 'seconds'}
+                       for run in own] for name, own in runs.items()},
       'versions': metadata.versions()}
-
-
-def contend_apart(name, root, cache):
-  """`contend` in a new process."""
-  return _apart('contend', name, root, cache)
 
 
 def _apart(function, *arguments):

@@ -84,8 +84,17 @@ def _apart(queries, embeddings, rows, columns):
   return apart
 
 
-def _table(queries, embeddings, near):
-  """Squared distances of each query from the embeddings `near` [Q, C]: float64 [Q, C]."""
+def distances(queries, embeddings, near):
+  """Squared distances of each query from some of the embeddings.
+
+  Args:
+    queries: [Q, D].
+    embeddings: [N, D].
+    near: int [Q, C], of which embeddings.
+
+  Returns:
+    float64 [Q, C].
+  """
   rows = np.repeat(np.arange(len(near)), near.shape[1])
   return _apart(queries, embeddings, rows, near.ravel()).reshape(near.shape)
 
@@ -237,7 +246,7 @@ class ExactIndex:
     order = np.argsort(bounds, axis=1)
     near, bounds = (np.take_along_axis(table, order, axis=1) for table in (near, bounds))
     apart = np.full(near.shape, np.inf)
-    apart[:, :k] = _table(queries, self._embeddings, near[:, :k])
+    apart[:, :k] = distances(queries, self._embeddings, near[:, :k])
     # Most of the others need not be computed.
     ruled_out = self._ruled_out(bounds, apart[:, :k].max(1, keepdims=True), np.float32)
     ruled_out[:, :k] = True
@@ -419,5 +428,5 @@ def recall(near, embeddings, sample=200, seed=0):
   embeddings = _floats(embeddings)
   rows = np.random.default_rng(seed).permutation(len(near))[:sample]
   nearest = ExactIndex(embeddings).others(near.shape[1], rows)
-  furthest = _table(embeddings[rows], embeddings, nearest[:, -1:])
-  return float((_table(embeddings[rows], embeddings, near[rows]) <= furthest).mean())
+  furthest = distances(embeddings[rows], embeddings, nearest[:, -1:])
+  return float((distances(embeddings[rows], embeddings, near[rows]) <= furthest).mean())

@@ -15,6 +15,7 @@ from selection import neighbors
 NAMES = ('knn', 'ridge', 'logme', 'hscore')
 DISTANCES = ('euclidean', 'cosine')
 GROUPS = 10  # of the jackknife
+GRADED_BY = 10  # neighbours by which 1-NN's margins are known
 PENALTIES = 10 ** np.arange(-4, 3.1, 0.5)  # of ridge, in mean eigenvalues
 TINY = 1e-12  # of the largest eigenvalue: smaller ones are rounding
 SPAN = np.log(1e8)  # of alpha / beta in LogME, either way from the mean eigenvalue
@@ -30,6 +31,8 @@ class Score:
     stderr: standard error of value.
     correct: bool [N], which examples were classified correctly when left out; None for a
       proxy that does not classify.
+    graded: float64 [N], how right it was of each example left out, higher is better; None unless
+      it was asked for, of a proxy that can say so.
     replicates: float [R], value without each group of examples (see `leave_groups_out`);
       None where `correct` says more.
     recall: share of the nearest neighbours that approximate search found, on a sample; None
@@ -38,6 +41,7 @@ class Score:
   value: float
   stderr: float
   correct: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+  graded: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
   replicates: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
   recall: float | None = None
 
@@ -119,10 +123,12 @@ class Knn:
     distance: 'euclidean', or 'cosine': Euclidean between embeddings scaled to unit length,
       which have the same nearest. Embeddings of zeros stay zeros.
     method: of neighbour search, as in `selection.neighbors.index`.
+    graded: whether the `Score` grades each example, by `leave_one_out_margins`.
   """
   k: int = 1
   distance: str = 'euclidean'
   method: str = 'auto'
+  graded: bool = False
   name = 'knn'
   unit = '%'
   outcomes = True
@@ -134,10 +140,11 @@ class Knn:
   def __call__(self, embeddings, labels):
     embeddings = self._placed(embeddings)
     index = neighbors.index(embeddings, self.method)
-    near = index.others(self.k)
+    near = index.others(max(self.k, min(GRADED_BY, len(labels) - 1)) if self.graded else self.k)
     recall = None if index.exact else neighbors.recall(near, embeddings)
+    graded = leave_one_out_margins(near, embeddings, labels) if self.graded else None
     score = accuracy(leave_one_out_correct(near, labels, self.k))
-    return dataclasses.replace(score, recall=recall)
+    return dataclasses.replace(score, graded=graded, recall=recall)
 
   def others(self, embeddings, count):
     """The nearest others of each embedding.
@@ -188,6 +195,29 @@ def leave_one_out_correct(neighbors, labels, k=1):
   return chosen == labels
 
 
+def leave_one_out_margins(near, embeddings, labels):
+  """By what margin 1-NN classifies each example: its sign says whether rightly.
+
+  The relative distance of Sato and Yamada ("Generalized learning vector quantization", 1995):
+  (b - a) / (b + a), where a is the squared distance to the nearest other of the same class and
+  b that to the nearest of another class. What is not among the neighbours is taken to be as far
+  as the last of them.
+
+  Args:
+    near: int [N, M], row i the nearest others of i, nearest first.
+    embeddings: float32 or float64 [N, D].
+    labels: int64 [N], class of each example.
+
+  Returns:
+    float64 [N], in -1..1.
+  """
+  squares = neighbors.distances(embeddings, embeddings, near)
+  same = labels[near] == labels[:, None]
+  own, other = (np.where(which, squares, squares[:, -1:]).min(1) for which in (same, ~same))
+  return (other - own) / np.maximum(other + own, np.finfo(np.float64).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
 class Ridge:
   """Leave-one-out accuracy of a linear classifier: ridge regression on one-hot targets.
 
@@ -196,7 +226,12 @@ class Ridge:
   departs, are those of all examples: without its own label each example's class looks rarer
   than it is, and embeddings that say nothing would be wrong of every example in balanced
   classes, where they should be right by chance.
+
+  Attributes:
+    graded: whether the `Score` grades each example, by minus the squared error of what is
+      predicted of its one-hot target.
   """
+  graded: bool = False
   name = 'ridge'
   title = 'ridge'
   unit = '%'
@@ -206,14 +241,15 @@ class Ridge:
     points, targets = _checked(embeddings, labels)
     scale, apart, fit = _ridge(points, targets)
 
-    def error(penalty):
+    def errors(penalty):
       fitted, own = fit(penalty)
       fitted -= apart
-      return (np.einsum('nc,nc->n', fitted, fitted) / np.square(1 - 1 / len(own) - own)).sum()
+      return np.einsum('nc,nc->n', fitted, fitted) / np.square(1 - 1 / len(own) - own)
 
-    penalty = min(scale * PENALTIES, key=error)
+    penalty = min(scale * PENALTIES, key=lambda one: errors(one).sum())
     decided = targets.mean(0) + _added(apart, *fit(penalty))
-    return accuracy(decided.argmax(1) == targets.argmax(1))
+    score = accuracy(decided.argmax(1) == targets.argmax(1))
+    return dataclasses.replace(score, graded=-errors(penalty)) if self.graded else score
 
 
 def leave_one_out_ridge(embeddings, labels, penalty):

@@ -1,24 +1,39 @@
 """Racing: experts that a growing sample shows to be worse are embedded no further.
 
 A successive halving of the work (Jamieson and Talwalkar, arXiv 1502.07943) in which an expert
-leaves only when the paired outcomes say with confidence that it is no better than the leader
-by more than a margin: the standard error with which the whole sample could tell.
+leaves only when paired outcomes say with confidence that it is worse than the leader.
 
-The outcomes are the mean of two judges', whichever of them ranks: on a small sample 1-NN is noisy
-and orders experts otherwise than on a large one, ridge errs on other examples and in another
-way, and their mean says more of either on all examples than it does alone (docs/speed.md).
-Shapes: N examples, n of a sample of them.
+The outcomes are the same whichever proxy ranks: not which examples 1-NN and ridge classify
+rightly but by how much, which says more on a small sample. Together they foretell the scores on
+all examples better than those of the proxy that ranks on the sample (docs/speed.md, "Racing").
+Shapes: E experts, N examples, n of a sample of them.
 """
 
+import dataclasses
 import statistics
 
 import numpy as np
 
 from selection import candidates
+from selection import fusion
+from selection import proxies
 
 STEP = 125  # samples are multiples of it, hence whole batches of `selection.embedder`
 EACH = 2  # examples a class in the first sample, on the mean: leave-one-out needs another
-JUDGES = ('knn', 'ridge')  # names of `selection.proxies`; those with outcomes
+JUDGES = ('knn', 'ridge')  # names of `judges`
+
+
+def judges(scorers):
+  """Who judges a race: 1-NN, or the kNN of the proxies that are asked for, and ridge.
+
+  Args:
+    scorers: of `selection.proxies.make`.
+
+  Returns:
+    A list of a `selection.proxies.Knn` and a `selection.proxies.Ridge`, both of which grade.
+  """
+  knn = next((one for one in scorers if one.name == proxies.Knn.name), proxies.Knn())
+  return [dataclasses.replace(knn, graded=True), proxies.Ridge(graded=True)]
 
 
 def order(labels):
@@ -60,58 +75,51 @@ def samples(examples, classes, k=1):
 def outcomes(scores):
   """How right the judges were of each example, on the mean.
 
-  Args:
-    scores: a dict from the name of each judge to its `selection.proxies.Score`.
-
-  Returns:
-    float64 [n], each 0, 0.5 or 1.
-  """
-  return np.mean([scores[name].correct for name in JUDGES], axis=0)
-
-
-def upper_bound(one, leader, confidence):
-  """How much better `one` could be than `leader`, at most, with this confidence.
-
-  The normal bound of the mean paired difference, with one more example counted as differing,
-  so that experts that agree on a small sample are not taken for the same.
+  Each judge's grades are in standard deviations of their mean over the experts.
 
   Args:
-    one, leader: [n], outcomes on the same examples, each in 0..1.
-    confidence: in 0.5..1, one-sided.
+    scores: a list of E dicts from the name of each judge to its `selection.proxies.Score`.
 
   Returns:
-    A difference of accuracies, a float.
+    float64 [E, n], of which only differences between experts mean something.
   """
-  difference = np.asarray(one, np.float64) - np.asarray(leader, np.float64)
-  variance = (np.square(difference).sum() + 1) / len(difference) - difference.mean() ** 2
-  return float(difference.mean()
-               + statistics.NormalDist().inv_cdf(confidence) * np.sqrt(
-                   variance / len(difference)))
+  grades = (np.array([one[name].graded for one in scores]) for name in JUDGES)
+  return fusion.mean([np.column_stack([own.mean(1), own]) for own in grades])[:, 1:]
 
 
-def behind(judged, confidence, examples):
+def standard_errors(one, leader):
+  """How far `one` is behind `leader`: the mean paired difference over its standard error.
+
+  Args:
+    one, leader: [n], outcomes on the same examples.
+
+  Returns:
+    A float, negative if `one` is ahead; 0 for the same outcomes.
+  """
+  lead = leader - one
+  with np.errstate(divide='ignore'):  # a lead that never varies is beyond any noise
+    return float(lead.mean() / (lead.std() / np.sqrt(len(lead)))) if lead.any() else 0.
+
+
+def behind(found, outcomes, values, confidence):
   """Who leaves the race.
 
   Args:
-    judged: a list of (candidate, [n], score): outcomes on the sample, each in 0..1, and the
-      value there of the proxy that ranks.
-    confidence: as in `upper_bound`.
-    examples: N, which the whole race has.
+    found: a list of E candidates.
+    outcomes: [E, n].
+    values: [E], what the proxy that ranks says of them on the sample.
+    confidence: in 0.5..1, one-sided, of each expert against the leader.
 
   Returns:
     A dict from the key of each candidate that leaves to why, in words. The leader stays, so
     does that of the proxy that ranks, and so does the plain baseline, with which the winner is
     compared.
   """
-  def accuracy(entry):
-    return entry[1].mean()
-
-  leader, leading, _ = max(judged, key=accuracy)
-  first = max(judged, key=lambda entry: entry[2])
-  plain = candidates.plain_baseline([candidate for candidate, _, _ in judged]) or leader
-  kept = {leader.key, first[0].key, plain.key}
-  margin = np.sqrt(leading.mean() * (1 - leading.mean()) / examples)
-  return {candidate.key: f'{100 * (leading.mean() - own.mean()):.1f} points behind '
-                         f'{leader.name} by kNN and ridge after {len(own)} examples'
-          for candidate, own, _ in judged if candidate.key not in kept
-          and upper_bound(own, leading, confidence) < margin}
+  leader = outcomes.mean(1).argmax()
+  plain = candidates.plain_baseline(found)
+  kept = {found[leader].key, found[np.argmax(values)].key, plain and plain.key}
+  limit = statistics.NormalDist().inv_cdf(confidence)
+  return {one.key: f'{far:.1f} standard errors behind {found[leader].name} by kNN and ridge '
+                   f'after {len(own)} examples'
+          for one, own in zip(found, outcomes, strict=True) if one.key not in kept
+          and (far := standard_errors(own, outcomes[leader])) > limit}

@@ -47,7 +47,7 @@ flags.DEFINE_integer('seed', None, 'Draws the examples; the first in stored orde
 flags.DEFINE_enum('neighbors', 'auto', ['auto', 'exact', 'scann'],
                   'How neighbours are searched; auto takes ScaNN from 20,000 examples on.',
                   flag_values=FLAGS)
-flags.DEFINE_float('confidence', 0.99, 'With which an expert must be behind the leader to be '
+flags.DEFINE_float('confidence', 0.95, 'With which an expert must be worse than the leader to be '
                    'embedded no further.', flag_values=FLAGS)
 flags.DEFINE_bool('exhaustive', None, 'Embed every example with every expert; fewer than 40 '
                   'experts are embedded so anyway.', flag_values=FLAGS)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 1000
 PROXIES = ('knn+logme',)  # less regret than 1-NN alone, see docs/experts.md
 RACE_FROM = 40  # candidates; so few are embedded in seconds, and all are worth seeing whole
-CONFIDENCE = 0.99
+CONFIDENCE = 0.95
 MANY = 5000  # examples, from which linear algebra runs in several threads
 UNRANKED = ('but experts are ranked by one: choose an expert yourself and give it to zoo-finetune '
             '--handle.')
@@ -253,7 +253,7 @@ def rank(task, hub=hub_lib.EMBEDDED, handles=(), image_size=None, data_dir=None,
     seed: draws the examples; None takes the first in stored order.
     examples: how many, as in `sample`.
     method: of neighbour search, as in `selection.neighbors.index`.
-    confidence: with which an expert must be behind to leave the race, 0.5 to 1.
+    confidence: with which an expert must be worse than the leader to leave the race, 0.5 to 1.
     exhaustive: embed all examples with every expert. None does so for few experts, and for
       proxies that have no outcomes to race on.
     cache: folder where embeddings are kept, '' for none; None is
@@ -412,10 +412,10 @@ def _race(found, source, scorers, labels, confidence):
 
   Without a confidence there is one round of all examples.
   """
-  judges = {one.name: one for one in [*proxies_lib.make(race.JUDGES), *scorers]}
+  judges = race.judges(scorers)
   sizes = [len(labels)]
   if confidence is not None:
-    sizes = race.samples(len(labels), len(np.unique(labels)), judges['knn'].k)
+    sizes = race.samples(len(labels), len(np.unique(labels)), judges[0].k)
   beginning = race.order(labels)
   main = next((one for one in scorers if one.outcomes), scorers[0]).name
   done, running, spent = [], list(found), {}
@@ -425,7 +425,7 @@ def _race(found, source, scorers, labels, confidence):
     with progress_lib.Progress(len(running) * size, what) as progress:
       entries = []
       for entry in score(running, source,
-                         scorers if last else [judges[name] for name in race.JUDGES], labels,
+                         scorers if last else judges, labels,
                          beginning[:size], progress):
         # What an entry cost is the sum over its rounds.
         key = entry.candidate.key
@@ -436,8 +436,8 @@ def _race(found, source, scorers, labels, confidence):
     entries = [entry for entry in entries if not entry.dropped]
     if last or not entries:
       break
-    behind = race.behind([(e.candidate, race.outcomes(e.scores), e.scores[main].value)
-                          for e in entries], confidence, len(labels))
+    behind = race.behind([e.candidate for e in entries], race.outcomes([e.scores for e in entries]),
+                         [e.scores[main].value for e in entries], confidence)
     done += [dataclasses.replace(e, dropped=behind[e.candidate.key],
                                  scores={main: e.scores[main]})
              for e in entries if e.candidate.key in behind]

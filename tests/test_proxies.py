@@ -53,6 +53,35 @@ def test_votes_equal_a_count_one_by_one(seed, k):
   assert proxies.leave_one_out_correct(near, labels, k).tolist() == wanted
 
 
+def test_margins_by_hand():
+  points, labels = np.array([[0.], [1.], [3.], [4.]]), np.array([0, 0, 1, 0])
+  near = neighbors.ExactIndex(points).others(3)
+  # 0: own at 1, other at 9. 1: own at 1, other at 4. 3: other at 1, own at 9. The point at 3 is
+  # alone: its class is taken to be as far as the last, at 9, and another is at 1.
+  assert proxies.leave_one_out_margins(near, points, labels).tolist() == pytest.approx(
+      [(9 - 1) / 10, (4 - 1) / 5, (1 - 9) / 10, (1 - 9) / 10])
+  # Of 1 the two nearest, at 1 and 4, are known.
+  assert proxies.leave_one_out_margins(near[:, :2], points, labels)[1] == pytest.approx(3 / 5)
+  assert proxies.leave_one_out_margins(near, np.zeros((4, 1)), labels).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize('distance', proxies.DISTANCES)
+def test_the_margin_says_by_its_sign_what_the_nearest_says_and_scale_does_not_matter(distance):
+  points, labels = task(3, number=150)
+  proxy = proxies.Knn(distance=distance, graded=True)
+  score = proxy(points, labels)
+  assert ((score.graded > 0) == score.correct).all()
+  assert np.abs(score.graded).max() <= 1
+  np.testing.assert_allclose(proxy(7 * points, labels).graded, score.graded, rtol=1e-6)
+  plain = proxies.Knn(distance=distance)(points, labels)
+  assert (plain.value, plain.graded) == (score.value, None)
+  # Margins by all the others, not by the ten nearest: as large or larger, of the same sign.
+  placed = points / (np.linalg.norm(points, axis=1, keepdims=True) if distance == 'cosine' else 1)
+  every = proxies.leave_one_out_margins(proxy.others(points, 149), placed, labels)
+  assert (np.sign(every) == np.sign(score.graded)).all()
+  assert (np.abs(every) >= np.abs(score.graded) - 1e-9).all()
+
+
 def test_the_standard_error_is_that_of_a_coin():
   correct = np.array([True] * 30 + [False] * 10)
   assert proxies.standard_error(correct) == pytest.approx((0.75 * 0.25 / 40) ** 0.5)
@@ -126,11 +155,13 @@ def test_ridge_takes_the_penalty_with_the_least_squared_error():
     scale = np.linalg.eigvalsh(np.cov(points.T, ddof=0) * 60).mean()
     tried = [proxies.leave_one_out_ridge(points, labels, scale * p) for p in proxies.PENALTIES]
     best = min(tried, key=lambda predicted: np.square(predicted - targets).sum())
+    score = proxies.Ridge(graded=True)(points, labels)
+    np.testing.assert_allclose(score.graded, -np.square(best - targets).sum(1), rtol=1e-9)
     # Beside the features' part stand the frequencies of all, not of all but the left-out.
     best = best + (targets - targets.mean(0)) / 59
-    score = proxies.Ridge()(points, labels)
     assert score.correct.tolist() == (best.argmax(1) == targets.argmax(1)).tolist()
     assert score.value == score.correct.mean()
+    assert proxies.Ridge()(points, labels).graded is None, 'kept only where they are asked for'
 
 
 def test_ridge_tells_apart_what_a_line_can():

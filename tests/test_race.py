@@ -41,46 +41,64 @@ def test_the_first_sample_has_two_examples_a_class_and_as_many_neighbours_as_vot
   assert race.samples(1000, 2, k=125) == [250, 500, 1000]  # 125 have 124 others
 
 
-def test_the_bound_is_above_the_truth_as_often_as_it_says():
+def test_an_expert_as_good_as_the_leader_leaves_as_seldom_as_the_confidence_says():
   random = np.random.default_rng(0)
-  covered = []
+  left = []
   for _ in range(2000):
-    leader = random.random(250) < 0.6
-    one = np.where(random.random(250) < 0.3, random.random(250) < 0.45, leader)
-    # Where they differ, which is 30% of the time, one is right 45% and the leader 60%.
-    covered.append(race.upper_bound(one, leader, 0.9) > 0.3 * (0.45 - 0.6))
-  assert 0.88 < np.mean(covered) < 0.94
+    leader, one = random.random((2, 250)) < 0.6
+    left.append(race.standard_errors(one.astype(float), leader.astype(float)) > 1.2816)
+  assert 0.08 < np.mean(left) < 0.12  # a one-sided confidence of 0.9
 
 
-def test_experts_that_agree_on_a_small_sample_are_not_taken_for_the_same():
-  right = np.array([True] * 60 + [False] * 65)
-  assert race.upper_bound(right, right, 0.9) > 0
-  assert race.upper_bound(np.tile(right, 8), np.tile(right, 8), 0.9) < race.upper_bound(
-      right, right, 0.9)
+def test_who_does_as_the_leader_does_is_not_behind():
+  outcomes = np.array([0., 1., 1.])
+  assert race.standard_errors(outcomes, outcomes) == 0
+  assert race.standard_errors(outcomes, np.array([0., 1., 0.])) == pytest.approx(
+      -(1 / 3) / (np.std([0, 0, 1]) / np.sqrt(3)))
 
 
-@hypothesis.given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))
+def judged(knn, ridge):
+  """What the judges say of an expert, by their grades of each example."""
+  return {'knn': proxies.Score(0., 0., graded=np.array(knn)),
+          'ridge': proxies.Score(0., 0., graded=np.array(ridge))}
+
+
+@st.composite
+def several(draw):
+  """What the judges say of some experts on the same examples."""
+  number = draw(st.integers(2, 20))
+  grades = st.lists(st.floats(-1, 1), min_size=number, max_size=number)
+  scores = draw(st.lists(st.builds(judged, grades, grades), min_size=2, max_size=5))
+  for name in race.JUDGES:  # a scale that rounding alone makes is none
+    hypothesis.assume(np.ptp([one[name].graded.mean() for one in scores]) > 1e-6)
+  return scores
+
+
+@hypothesis.given(several(), st.floats(0.1, 10))
 @hypothesis.settings(max_examples=50)
-def test_both_judges_count_alike_and_their_order_does_not_matter(pairs):
-  knn, ridge = np.array(pairs).T
-  found = race.outcomes({'knn': proxies.accuracy(knn), 'ridge': proxies.accuracy(ridge)})
-  assert found.tolist() == [(int(a) + int(b)) / 2 for a, b in pairs]
-  swapped = {'ridge': proxies.accuracy(knn), 'knn': proxies.accuracy(ridge)}
-  assert found.tolist() == race.outcomes(swapped).tolist()
+def test_both_judges_count_alike_whatever_the_scale_of_their_grades(scores, scale):
+  found = race.outcomes(scores)
+  swapped = race.outcomes([judged(scale * one['ridge'].graded, one['knn'].graded)
+                           for one in scores])
+  np.testing.assert_allclose(found - found[0], swapped - swapped[0], atol=1e-6)
 
 
-def test_two_judges_that_err_apart_tell_experts_apart_where_one_cannot():
-  place = np.arange(125)
-  leader = {'knn': place % 5 < 3, 'ridge': place % 5 > 1}  # each right of 60%
-  other = {'knn': (place + 1) % 10 < 5, 'ridge': place % 10 > 4}  # of 50%
+def test_a_judge_that_says_the_same_of_all_decides_nothing():
+  grades = np.linspace(-1, 1, 8)
+  assert np.ptp(race.outcomes([judged(grades, grades), judged(grades, grades)]), axis=0).max() == 0
+  nearer = race.outcomes([judged(grades, grades), judged(grades, grades / 2 + 0.6)])
+  assert race.standard_errors(*nearer) > 0
 
-  def bound(judged):
-    return race.upper_bound(judged(other), judged(leader), 0.95)
 
-  def both(outcomes):
-    return race.outcomes({name: proxies.accuracy(own) for name, own in outcomes.items()})
-
-  assert bound(both) < min(bound(lambda own: own['knn']), bound(lambda own: own['ridge']))
+def test_grades_tell_experts_apart_that_are_right_of_the_same_examples():
+  labels = np.arange(120) % 2
+  random = np.random.default_rng(0)
+  noise = random.normal(size=(120, 8))
+  points = [np.column_stack([apart * labels, noise / 4]) for apart in (4., 3.)]
+  near, far = ({one.name: one(own, labels) for one in race.judges([])} for own in points)
+  for name in race.JUDGES:
+    assert near[name].value == far[name].value == 1
+  assert race.standard_errors(*race.outcomes([far, near])) > 1.645
 
 
 def _expert(name, kind='expert', images=0):
@@ -92,13 +110,13 @@ def test_who_is_far_behind_leaves_and_leaders_and_baseline_stay():
   leader = np.arange(250) % 10 < 8
   close = np.roll(leader, 1)  # as good, on other examples
   far = leader & (np.arange(250) % 3 == 0)
-  leaving = race.behind(
-      [(_expert('leader'), leader, 0.7), (_expert('close'), close, 0.6),
-       (_expert('far'), far, 0.6), (_expert('first of the proxy that ranks'), far, 0.8),
-       (_expert('poor baseline', 'baseline'), far & (np.arange(250) % 2 == 0), 0.1),
-       (_expert('baseline', 'baseline', 9), far, 0.2)], 0.9, 1000)
+  found = [_expert('leader'), _expert('close'), _expert('far'),
+           _expert('first of the proxy that ranks'), _expert('poor baseline', 'baseline'),
+           _expert('baseline', 'baseline', 9)]
+  outcomes = np.array([leader, close, far, far, far & (np.arange(250) % 2 == 0), far], float)
+  leaving = race.behind(found, outcomes, [0.7, 0.6, 0.6, 0.8, 0.1, 0.2], 0.9)
   assert set(leaving) == {'far', 'poor baseline'}
-  assert leaving['far'] == '53.2 points behind leader by kNN and ridge after 250 examples'
+  assert leaving['far'] == '16.9 standard errors behind leader by kNN and ridge after 250 examples'
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +124,7 @@ def shapes():
   return shapes_task(500, 60)
 
 
-@pytest.mark.parametrize('proxy', race.JUDGES)
+@pytest.mark.parametrize('proxy', ['knn', 'ridge'])
 def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub, proxy):
   whole = ranking.rank(shapes, tiny_hub, proxies=[proxy], exhaustive=True)
   raced = ranking.rank(shapes, tiny_hub, proxies=[proxy], exhaustive=False, confidence=0.6)
@@ -119,7 +137,7 @@ def test_a_race_gives_finishers_the_scores_they_have_without_it(shapes, tiny_hub
     assert entry.examples == 500
   for entry in left:
     assert entry.examples < 500
-    assert 'points behind' in entry.dropped
+    assert 'standard errors behind' in entry.dropped
     assert list(entry.scores) == [proxy], 'only what was asked for is shown'
   best = max(scores.values())
   assert raced.winner.scores[proxy].value >= best - raced.winner.scores[proxy].stderr
@@ -136,7 +154,7 @@ def test_finishers_are_ranked_by_the_mean_of_proxies_among_themselves(shapes, ti
   assert mean([e.scores for e in finished]) == [e.scores[mean.name] for e in finished]
   assert all(list(e.scores) == ['knn'] for e in left)
   result = raced.to_dict()
-  assert show.table(result).count('points behind') == len(left)
+  assert show.table(result).count('standard errors behind') == len(left)
 
 
 def test_what_one_round_embedded_the_next_does_not_embed_again(shapes, tiny_hub):
