@@ -84,7 +84,7 @@ def forward(root, images, number):
 
 
 def contend(name, root, cache, seed):
-  """Runs one contender in this process, on one order of the digits; returns seconds and what it found."""
+  """Runs one contender in this process, on one order of the digits: seconds, what it found."""
   import resource
 
   import sklearn.neighbors  # noqa: F401
