@@ -246,10 +246,11 @@ class Ridge:
       fitted -= apart
       return np.einsum('nc,nc->n', fitted, fitted) / np.square(1 - 1 / len(own) - own)
 
-    penalty = min(scale * PENALTIES, key=lambda one: errors(one).sum())
+    penalty, least = min(((one, errors(one)) for one in scale * PENALTIES),
+                         key=lambda tried: tried[1].sum())
     decided = targets.mean(0) + _added(apart, *fit(penalty))
     score = accuracy(decided.argmax(1) == targets.argmax(1))
-    return dataclasses.replace(score, graded=-errors(penalty)) if self.graded else score
+    return dataclasses.replace(score, graded=-least) if self.graded else score
 
 
 def leave_one_out_ridge(embeddings, labels, penalty):

@@ -101,12 +101,12 @@ def standard_errors(one, leader):
     return float(lead.mean() / (lead.std() / np.sqrt(len(lead)))) if lead.any() else 0.
 
 
-def behind(found, outcomes, values, confidence):
+def behind(found, judged, values, confidence):
   """Who leaves the race.
 
   Args:
     found: a list of E candidates.
-    outcomes: [E, n].
+    judged: [E, n], their `outcomes`.
     values: [E], what the proxy that ranks says of them on the sample.
     confidence: in 0.5..1, one-sided, of each expert against the leader.
 
@@ -115,11 +115,11 @@ def behind(found, outcomes, values, confidence):
     does that of the proxy that ranks, and so does the plain baseline, with which the winner is
     compared.
   """
-  leader = outcomes.mean(1).argmax()
+  leader = judged.mean(1).argmax()
   plain = candidates.plain_baseline(found)
   kept = {found[leader].key, found[np.argmax(values)].key, plain and plain.key}
   limit = statistics.NormalDist().inv_cdf(confidence)
   return {one.key: f'{far:.1f} standard errors behind {found[leader].name} by kNN and ridge '
                    f'after {len(own)} examples'
-          for one, own in zip(found, outcomes, strict=True) if one.key not in kept
-          and (far := standard_errors(own, outcomes[leader])) > limit}
+          for one, own in zip(found, judged, strict=True) if one.key not in kept
+          and (far := standard_errors(own, judged[leader])) > limit}

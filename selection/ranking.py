@@ -424,9 +424,8 @@ def _race(found, source, scorers, labels, confidence):
     what = 'images' if len(sizes) == 1 else f'round {number}/{len(sizes)}: images'
     with progress_lib.Progress(len(running) * size, what) as progress:
       entries = []
-      for entry in score(running, source,
-                         scorers if last else judges, labels,
-                         beginning[:size], progress):
+      for entry in score(running, source, scorers if last else judges, labels, beginning[:size],
+                         progress):
         # What an entry cost is the sum over its rounds.
         key = entry.candidate.key
         computed, seconds = spent.get(key, (0, 0.))
