@@ -4,6 +4,7 @@ Shapes: N images, B a batch of them, H height, W width, F features, E experts.
 """
 
 import concurrent.futures
+import copy
 import os
 
 import numpy as np
@@ -49,19 +50,40 @@ class Embedder:
     self._function = tf.function(
         lambda images, **arguments: foreign.call(loaded, scaled(images), False, **arguments))
     self._loaded = foreign.root(loaded)  # a function alone would not keep the variables alive
-    self._restore = _restoring(_by_key(self._loaded, _checkpoint(module)))
+    self._variables = _by_key(self._loaded, _checkpoint(module))
+    self._replaced = {}  # id of what the functions captured to what a twin gives them instead
+    self._traces = {}
+
+  def twin(self):
+    """Another embedder of the same functions, with weights of its own: `use` brings them.
+
+    It costs its variables alone: nothing is loaded, traced or optimized again.
+
+    Returns:
+      An `Embedder`, or None where it is not known which variables the checkpoint fills.
+    """
+    import tensorflow as tf
+    if self._variables is None:
+      return None
+    twin = copy.copy(self)
+    twin.module, twin._traces = None, {}
+    twin._variables = {key: tf.Variable(own.read_value(), shape=own.shape)
+                       for key, own in self._variables.items()}
+    twin._replaced = {id(own.handle): twin._variables[key].handle
+                      for key, own in self._variables.items()}
+    return twin
 
   def use(self, module):
     """Takes the weights of another module, which has the same `export.graphs.digest`."""
     import tensorflow as tf
-    if module.path == self.module.path:
+    if self.module is not None and module.path == self.module.path:
       return
     try:
-      if self._restore is None:
+      if self._variables is None:
         tf.train.Checkpoint(self._loaded).restore(
             _checkpoint(module)).assert_existing_objects_matched()
       else:
-        self._restore(tf.constant(_checkpoint(module)))
+        _restore(self._variables, _checkpoint(module))
     except Exception as error:  # TensorFlow's own, of many kinds
       raise ValueError(f'the weights of module {module.handle} cannot be read '
                        f'({type(error).__name__}: {cli.last_line(error)}).') from None
@@ -115,14 +137,24 @@ class Embedder:
     """The embeddings [B, F] of uint8 [B, H, W, 3], expert by expert."""
     import tensorflow as tf
     if self._trunk is not None and len(experts) > 1:
-      shared = self._trunk(images)
+      shared = self._call(self._trunk, images)
       for expert in experts:
-        yield self._branch(shared, tf.constant(expert, tf.int32))
+        yield self._call(self._branch, shared, expert=tf.constant(expert, tf.int32))
       return
     for expert in experts:
       arguments = {} if expert is None else {
           self.module.metadata.get('argument', 'expert'): tf.constant(expert, tf.int32)}
-      yield self._function(images, **arguments)
+      yield self._call(self._function, images, **arguments)
+
+  def _call(self, function, images, **arguments):
+    """Calls one of the functions, with this embedder's own weights."""
+    key = id(function), images.shape, *arguments
+    if key not in self._traces:
+      trace = copy.copy(function.get_concrete_function(images, **arguments))
+      trace.set_external_captures(
+          [self._replaced.get(id(captured), captured) for captured in trace.captured_inputs])
+      self._traces[key] = trace
+    return self._traces[key](images, **arguments)
 
 
 def _checkpoint(module):
@@ -163,24 +195,17 @@ def _by_key(loaded, checkpoint):
   return None if missed else found
 
 
-def _restoring(variables):
-  """A compiled function that reads variables, given by key, from a checkpoint: one call.
+def _restore(variables, checkpoint):
+  """Reads variables, given by key, from a checkpoint.
 
   `tf.train.Checkpoint` does the same in several times the time, most of it in Python.
   """
   import tensorflow as tf
-  if not variables:
-    return None
-
-  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-  def restore(checkpoint):
-    values = tf.raw_ops.RestoreV2(
-        prefix=checkpoint, tensor_names=list(variables), shape_and_slices=[''] * len(variables),
-        dtypes=[variable.dtype for variable in variables.values()])
-    for variable, value in zip(variables.values(), values, strict=True):
-      variable.assign(tf.ensure_shape(value, variable.shape))
-
-  return restore
+  values = tf.raw_ops.RestoreV2(
+      prefix=checkpoint, tensor_names=list(variables), shape_and_slices=[''] * len(variables),
+      dtypes=[variable.dtype for variable in variables.values()]) if variables else []
+  for variable, value in zip(variables.values(), values, strict=True):
+    variable.assign(value)
 
 
 def batch_size(image_size):

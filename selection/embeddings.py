@@ -64,7 +64,7 @@ class Embeddings:
                      } if cache is not None else {}
     self._cache = cache
     self._trust = trust
-    self._idle = collections.OrderedDict()  # (digest of graph, range) to a list of Embedder
+    self._programs = collections.OrderedDict()  # (digest of graph, range) to `_Programs`
     self._lock = threading.Lock()
     self._checked = set()  # paths of modules
     self._graphs = {}  # path of a module to the digest of its graph
@@ -150,15 +150,26 @@ class Embeddings:
       self._graphs[module.path] = graphs.digest(module.path) or module.path
     graph = self._graphs[module.path], candidate.input_range
     with self._lock:
-      idle = self._idle.setdefault(graph, [])
-      self._idle.move_to_end(graph)
-      program = idle.pop() if idle else embedder.Embedder(module, candidate.input_range)
-      while len(self._idle) > GRAPHS:
-        self._idle.popitem(last=False)
+      if graph not in self._programs:
+        first = embedder.Embedder(module, candidate.input_range)
+        self._programs[graph] = _Programs(first, [first])
+      own = self._programs[graph]
+      self._programs.move_to_end(graph)
+      while len(self._programs) > GRAPHS:
+        self._programs.popitem(last=False)
+      program = own.idle.pop() if own.idle else own.first.twin() or embedder.Embedder(
+          module, candidate.input_range)
     program.use(module)
     yield program
     with self._lock:
-      self._idle.setdefault(graph, []).append(program)
+      own.idle.append(program)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+  """The programs of one graph: the first that was loaded, and those that wait for work."""
+  first: embedder.Embedder
+  idle: list[embedder.Embedder]
 
 
 def _key(candidate):

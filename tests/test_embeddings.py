@@ -111,6 +111,34 @@ def test_weights_whose_names_lead_nowhere_are_restored_by_tensorflow(many, monke
   test_weights_swapped_in_give_what_the_module_itself_gives(many)
 
 
+def test_a_twin_has_the_programs_of_the_first_and_weights_of_its_own(many):
+  modules = hub.modules(many)
+  one, other, _ = (module for module in modules if 'whole' in module.handle)
+  images = pictures(9)
+  first = embedder.Embedder(one)
+  before = first(images, np.arange(9))
+  twin = first.twin()
+  twin.use(other)
+  np.testing.assert_allclose(twin(images, np.arange(9))[0], by_hand(other, images),
+                             rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(first(images, np.arange(9)), before)
+  assert first._function.experimental_get_tracing_count() == 1
+
+
+def test_a_twin_of_a_packed_module_gives_what_the_module_gives(many):
+  module = hub.resolve('test/packed/1', many)
+  images = pictures(9)
+  first = embedder.Embedder(module)
+  twin = first.twin()
+  for variable in first._variables.values():
+    variable.assign(0 * variable)
+  twin.use(module)
+  for experts in ([1], [0, 1, 2]):
+    for expert, found in zip(experts, twin(images, np.arange(9), experts), strict=True):
+      np.testing.assert_allclose(found, by_hand(module, images, expert=expert),
+                                 rtol=1e-5, atol=1e-6)
+
+
 def test_the_same_batches_give_the_same_digits_however_many_follow_or_run_at_once(many):
   images = pictures(400)
   for module in hub.modules(many):
@@ -126,10 +154,10 @@ def test_what_packed_experts_share_runs_once_a_batch(many):
   module = hub.resolve('test/packed/1', many)
   program = embedder.Embedder(module)
   images = pictures(130)
-  trunk, calls = program._trunk, []
-  program._trunk = lambda x: calls.append(len(x)) or trunk(x)
+  call, calls = program._call, []
+  program._call = lambda function, x, **own: calls.append(function) or call(function, x, **own)
   found = program(images, np.arange(130), [0, 1, 2])
-  assert calls == [125, 125]
+  assert calls == 2 * [program._trunk, *3 * [program._branch]]
   for expert in range(3):
     np.testing.assert_allclose(found[expert], by_hand(module, images, expert=expert),
                                rtol=1e-5, atol=1e-6)
@@ -167,7 +195,7 @@ def test_few_graphs_are_held_at_once(tmp_path, monkeypatch):
   handles = [f'{root}/test/w{width}/1' for width in (4, 8, 12)]
   source = embeddings.Embeddings({16: pictures(3)})
   assert len(_embed(source, candidates.find('', handles, 16), range(3))) == 3
-  assert len(source._idle) == 2
+  assert len(source._programs) == 2
 
 
 def test_nothing_is_computed_twice(many, tmp_path):
