@@ -35,63 +35,7 @@ def save(backbone, path):
   images = tf.TensorSpec([None, None, None, 3], tf.float32, name='images')
   # A Checkpoint is an AutoTrackable; tf.Module has a `variables` that cannot be set.
   root = tf.train.Checkpoint()
-
-  # All entries share the graphs of the network, one for each value of `training` that
-  # matters: of what experts have in common, and of the rest.
-  def given(capacity):
-    return {} if capacity is None else {'capacity': capacity}
-
-  @tf.function
-  def trunk(images, capacity=None):
-    return backbone.trunk(images, **given(capacity))
-
-  @tf.function
-  def branch(x, expert=0, capacity=None):
-    return backbone.branch(x, tf.convert_to_tensor(expert, tf.int32), **given(capacity))
-
-  @tf.function
-  def trained(images, expert):
-    return backbone(images, training=True, expert=expert)
-
-  def check(task, capacity):
-    """Assertions, since a GPU would compute something from values that cannot be.
-
-    Bare ones: the branches of tf.debugging's make TensorFlow's optimizer complain at every load.
-    """
-    if backbone.chooses == 'task':
-      last = backbone.architecture.sparse.tasks - 1
-      yield tf.raw_ops.Assert(condition=(task >= 0) & (task <= last),
-                              data=[f'task must be 0 to {last}.'])
-    if capacity is not None:
-      yield tf.raw_ops.Assert(condition=capacity > 0, data=['capacity must be above 0.'])
-
-  def embed(images, training, expert=0, capacity=None):
-    expert = tf.convert_to_tensor(expert, tf.int32)
-    with tf.control_dependencies(list(check(expert, capacity))):
-      # All that is computed comes after them, so that theirs is the word that is heard.
-      images, expert = tf.identity(images), tf.identity(expert)
-      capacity = None if capacity is None else tf.identity(capacity)
-    if training and backbone.training_matters:
-      return trained(images, expert)  # whose sparse layers have a limit of their own
-    return branch(trunk(images, capacity), expert, capacity)
-
-  if backbone.chooses == 'expert':
-    @tf.function
-    def call(images, training=False, expert=0):
-      return embed(images, training, expert)
-  elif backbone.chooses == 'task':
-    @tf.function
-    def call(images, training=False, task=0, capacity=None):
-      return embed(images, training, task, capacity)
-  elif backbone.sparse:
-    @tf.function
-    def call(images, training=False, capacity=None):
-      return embed(images, training, capacity=capacity)
-  else:
-    @tf.function
-    def call(images, training=False):
-      return embed(images, training)
-
+  trunk, branch, call = _functions(backbone)
   number = tf.TensorSpec([], tf.int32, name=backbone.chooses)
   further = [{}]  # arguments, with each of which there is a graph
   if backbone.chooses:
@@ -112,6 +56,70 @@ def save(backbone, path):
   root.trainable_variables = [v.value for v in backbone.trainable_variables]
   root.regularization_losses = []
   _write_reusable(root, path, call, images)
+
+
+def _functions(backbone):
+  """The `tf.function`s of a SavedModel: (trunk, branch, call).
+
+  They share the graphs of the network, one for each value of `training` that matters: of what
+  experts have in common, and of the rest.
+  """
+  import tensorflow as tf
+
+  def given(capacity):
+    return {} if capacity is None else {'capacity': capacity}
+
+  @tf.function
+  def trunk(images, capacity=None):
+    return backbone.trunk(images, **given(capacity))
+
+  @tf.function
+  def branch(x, expert=0, capacity=None):
+    return backbone.branch(x, tf.convert_to_tensor(expert, tf.int32), **given(capacity))
+
+  @tf.function
+  def trained(images, expert):
+    return backbone(images, training=True, expert=expert)
+
+  def embed(images, training, expert=0, capacity=None):
+    expert = tf.convert_to_tensor(expert, tf.int32)
+    with tf.control_dependencies(_assertions(backbone, expert, capacity)):
+      # All that is computed comes after them, so that theirs is the word that is heard.
+      images, expert = tf.identity(images), tf.identity(expert)
+      capacity = None if capacity is None else tf.identity(capacity)
+    if training and backbone.training_matters:
+      return trained(images, expert)  # whose sparse layers have a limit of their own
+    return branch(trunk(images, capacity), expert, capacity)
+
+  if backbone.chooses == 'expert':
+    def call(images, training=False, expert=0):
+      return embed(images, training, expert)
+  elif backbone.chooses == 'task':
+    def call(images, training=False, task=0, capacity=None):
+      return embed(images, training, task, capacity)
+  elif backbone.sparse:
+    def call(images, training=False, capacity=None):
+      return embed(images, training, capacity=capacity)
+  else:
+    def call(images, training=False):
+      return embed(images, training)
+  return trunk, branch, tf.function(call)
+
+
+def _assertions(backbone, task, capacity):
+  """A list of assertions, since a GPU would compute something from values that cannot be.
+
+  Bare ones: the branches of tf.debugging's make TensorFlow's optimizer complain at every load.
+  """
+  import tensorflow as tf
+  made = []
+  if backbone.chooses == 'task':
+    last = backbone.architecture.sparse.tasks - 1
+    made.append(tf.raw_ops.Assert(condition=(task >= 0) & (task <= last),
+                                  data=[f'task must be 0 to {last}.']))
+  if capacity is not None:
+    made.append(tf.raw_ops.Assert(condition=capacity > 0, data=['capacity must be above 0.']))
+  return made
 
 
 def save_foreign(model, path, image_size=None):

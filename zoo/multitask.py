@@ -102,11 +102,7 @@ def multitask(tasks, preset, recipe, work_dir, data_dir=None, gate='shared', exa
     if chief:
       weights.save(os.path.join(work_dir, pretrain.WEIGHTS), weights.of(model))
     held_out = [tasks_lib.read(task, ('test', None), image_size) for task in loaded]
-    top1 = []
-    for number, own in enumerate(held_out):
-      logits = training.predict(trainer.outputs(task=number), own.images)
-      columns = np.flatnonzero(model.task_of_class == number)
-      top1.append(pretrain.top_accuracy(logits[:, columns], own.labels, 1))
+    top1 = [_top1(trainer, model, number, own) for number, own in enumerate(held_out)]
     result = {
         'kind': 'multitask', 'preset': preset, 'architecture': architecture.to_dict(),
         'image_size': image_size,
@@ -119,14 +115,22 @@ def multitask(tasks, preset, recipe, work_dir, data_dir=None, gate='shared', exa
         'scores': {'mean_top1': float(np.mean(top1)),
                    'held_out_examples': sum(map(len, held_out)),
                    'training_batches_top1': history[-1]['accuracy']},
-        'cost': pretrain.cost(history, recipe), 'settings': json.loads(json.dumps(settings)),
-        'seed': recipe.seed, 'command': list(command)}
+        **pretrain.record(history, recipe, settings, command)}
     if routing and chief:
       result['routing'] = routing.write(work_dir, _by_task(held_out), by_task=True)
     if chief:
       atomic.write_json(done, result)
       checkpoint.remove(work_dir)
     return result
+
+
+def _top1(trainer, model, number, examples):
+  """Accuracy on one task, among its own classes."""
+  import numpy as np
+  from zoo import training
+  logits = training.predict(trainer.outputs(task=number), examples.images)
+  return pretrain.top_accuracy(
+      logits[:, np.flatnonzero(model.task_of_class == number)], examples.labels, 1)
 
 
 def _loaded(tasks, data_dir):

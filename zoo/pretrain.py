@@ -47,7 +47,6 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
   Raises:
     ValueError: there is no such preset, task or change, or nothing to upcycle.
   """
-  import numpy as np
   from zoo import atomic
   from zoo import backbones
   from zoo import batches
@@ -101,17 +100,12 @@ def pretrain(task, preset, recipe, work_dir, data_dir=None, label='label', image
     result = {
         'kind': 'baseline', 'preset': preset, 'architecture': architecture.to_dict(),
         'image_size': image_size,
-        'upstream': {'task': task, 'source': data.source, 'split': 'train',
-                     'examples': len(examples), 'classes': list(data.class_names),
-                     'counts': np.bincount(
-                         examples.labels, minlength=len(data.class_names)).tolist()},
+        'upstream': _upstream(task, data, examples),
         'scores': {'top1': top_accuracy(logits, held_out.labels, 1),
                    'top5': top_accuracy(logits, held_out.labels, 5),
                    'held_out_examples': len(held_out),
                    'training_batches_top1': history[-1]['accuracy']},
-        'cost': cost(history, recipe),
-        'settings': json.loads(json.dumps(settings)),  # as it reads back
-        'seed': recipe.seed, 'command': list(command)}
+        **record(history, recipe, settings, command)}
     if routing and chief:
       result['routing'] = routing.write(work_dir, held_out, tree, result['upstream']['counts'])
     if chief:
@@ -147,6 +141,21 @@ def read_result(folder, kinds=('baseline', 'expert')):
   if result.get('kind') not in kinds:
     raise ValueError(f'{folder} is not the folder of a finished {" or ".join(kinds)}.')
   return result
+
+
+def _upstream(task, data, examples):
+  """What result.json says of the upstream data: of a `zoo.tasks.Task` and its training images."""
+  import numpy as np
+  names = list(data.class_names)
+  return {'task': task, 'source': data.source, 'split': 'train', 'examples': len(examples),
+          'classes': names, 'counts': np.bincount(examples.labels, minlength=len(names)).tolist()}
+
+
+def record(history, recipe, settings, command):
+  """What result.json says of any run: cost (as `cost`), settings, seed and command."""
+  return {'cost': cost(history, recipe),
+          'settings': json.loads(json.dumps(settings)),  # as it reads back
+          'seed': recipe.seed, 'command': list(command)}
 
 
 def cost(history, recipe):
