@@ -132,10 +132,11 @@ def _settings(task, found, plan, k, proxies):
 
 
 def best_on_val(networks, examples):
-  """The role to use: 'winner', or that of another one better on val by two standard errors.
+  """The role to use: 'winner', or that of another one better on val by a standard error.
 
   A ranking sees what networks know, not what they learn when all their weights train: of unlike
-  ones the small may rank first and the large end far better (docs/zoo.md).
+  ones the small may rank first and the large end far better. To ask for more would cost more
+  there than it gives among networks that are alike (docs/zoo.md).
 
   Args:
     networks: dict from role to what `finetune.tuning.finetune` returned; 'winner' is one, and
@@ -146,7 +147,7 @@ def best_on_val(networks, examples):
     if role != 'winner' and 'val_accuracy' in network['setting']:
       ours, other = (networks[one]['setting']['val_accuracy'] for one in ('winner', role))
       error = math.sqrt((ours * (1 - ours) + other * (1 - other)) / examples)
-      if other - ours > 2 * error:
+      if other - ours > error:
         return role
   return 'winner'
 
@@ -204,7 +205,7 @@ def table(result):
     gain = 100 * (winner['test_accuracy'] - other['test_accuracy'])
     lines.append(f'The winner gains {gain:+.1f} points on the {role}.')
     if result['use'] in ('baseline', 'runner_up'):
-      lines.append(f'On val the {role} is better beyond noise: the module is its.')
+      lines.append(f'On val the {role} is better by a standard error: the module is its.')
   if result['ensemble']:
     lines += ['', ensembles.table(result['ensemble'])]
   return '\n'.join(lines)
