@@ -209,6 +209,7 @@ def test_the_main_job_leaves_files_that_a_person_would_open(job):
   assert all(link.startswith(('data:', '#')) for link in page.fetched)  # self-contained
   assert {'test/packed/1', '(circle)', '(square)', 'Confusion'} <= set(page.words)
   assert 'Ensemble' not in page.words
+  assert ('the module that is left to use is its' in page.text) == (result['use'] == 'runner_up')
   winner = result['winner']
   assert f'(NLL) is {winner["nll"]:.3f} nats' in page.text
   assert f'(ECE) {winner["ece"]:.1%}' in page.text
