@@ -204,8 +204,7 @@ def table(result):
     (_, winner), (role, other) = rows
     gain = 100 * (winner['test_accuracy'] - other['test_accuracy'])
     lines.append(f'The winner gains {gain:+.1f} points on the {role}.')
-    if result['use'] in ('baseline', 'runner_up'):
-      lines.append(f'On val the {role} is better by a standard error: the module is its.')
+    lines += filter(None, [report.used(result)])
   if result['ensemble']:
     lines += ['', ensembles.table(result['ensemble'])]
   return '\n'.join(lines)

@@ -37,9 +37,18 @@ def write(result, task, networks):
       runs=runs, more=[(title, key) for title, key, plain in MORE
                        if any(one[key] != plain for one in tried)],
       difference=_difference(winner, runs[1][1]) if len(runs) > 1 else None,
+      used=used(result),
       ranking_chart=page.svg(show.chart, ranked), curves=page.svg(charts.curves, curves),
       confusion=page.svg(charts.confusion, np.array(winner['confusion']), task.class_names),
       examples=_examples(task, winner['predictions']), picture=PICTURE)
+
+
+def used(result):
+  """Says whose module is left to use where it is not the winner's; else an empty text."""
+  if result['use'] not in ('baseline', 'runner_up'):
+    return ''
+  return (f'On val the {result["use"].replace("_", "-")} is better by a standard error: the '
+          'module that is left to use is its.')
 
 
 def _difference(winner, other):

@@ -78,6 +78,7 @@ class Embedder:
     import tensorflow as tf
     if self.module is not None and module.path == self.module.path:
       return
+    self.module = None  # what fails half-way leaves weights of nobody
     try:
       if self._variables is None:
         tf.train.Checkpoint(self._loaded).restore(
@@ -148,7 +149,7 @@ class Embedder:
 
   def _call(self, function, images, **arguments):
     """Calls one of the functions, with this embedder's own weights."""
-    key = id(function), images.shape, *arguments
+    key = function, images.shape, *arguments
     if key not in self._traces:
       trace = copy.copy(function.get_concrete_function(images, **arguments))
       trace.set_external_captures(

@@ -144,7 +144,7 @@ class Embeddings:
 
   @contextlib.contextmanager
   def _program(self, candidate):
-    """Lends a program with the weights of a module; one that fails does not come back."""
+    """Lends a program with the weights of a module."""
     module = candidate.module
     if module.path not in self._graphs:
       self._graphs[module.path] = graphs.digest(module.path) or module.path
@@ -159,10 +159,12 @@ class Embeddings:
         self._programs.popitem(last=False)
       program = own.idle.pop() if own.idle else own.first.twin() or embedder.Embedder(
           module, candidate.input_range)
-    program.use(module)
-    yield program
-    with self._lock:
-      own.idle.append(program)
+    try:
+      program.use(module)
+      yield program
+    finally:
+      with self._lock:
+        own.idle.append(program)
 
 
 @dataclasses.dataclass(frozen=True)
